@@ -1,0 +1,1 @@
+"""What is not training: one callback a file."""

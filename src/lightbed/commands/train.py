@@ -1,0 +1,143 @@
+"""`lightbed train`: fit, test the best checkpoint, leave a run folder."""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch import Callback
+from omegaconf import DictConfig
+
+from lightbed import build, folders
+from lightbed.callbacks.chance import StepSeed
+from lightbed.callbacks.progress import Progress
+from lightbed.chance import derive, seed_all
+from lightbed.data.base import DataModule
+from lightbed.errors import UserError, one_of
+from lightbed.runs.checkpoint import AtomicCheckpointIO
+from lightbed.runs.history import History
+from lightbed.runs.log import close_log, open_log, say
+from lightbed.runs.record import Record, command_line, point_latest
+from lightbed.runs.results import show_results, write_metrics
+from lightbed.tasks.base import Task
+from lightbed.tasks.optim import mode_of
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Run the training that `cfg` describes; returns the monitored value for Hydra's sweepers.
+
+    Raises:
+        UserError: the configuration or the data is wrong.
+    """
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    config = build.resolve(cfg)
+    if hydra.mode == RunMode.MULTIRUN:
+        folders.note_sweep(folder.parent)
+    record = Record(folder, command_line(), list(hydra.overrides.task), config)
+    point_latest(folder, Path(config["paths"]["outputs"]).expanduser())
+    log = open_log(folder)
+    status = "failed"
+    try:
+        value = run(config, record)
+        status = "done"
+        return value
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    except BaseException as error:
+        record.write(error=f"{type(error).__name__}: {error}")
+        (folder / "log.txt").open("a").write(traceback.format_exc())
+        raise
+    finally:
+        record.finish(status)
+        close_log(log)
+
+
+def run(config: build.Config, record: Record) -> float | None:
+    """Build everything, fit, test, and write the results into the record's folder."""
+    folder = record.folder
+    build.set_threads(config["threads"])
+    torch.set_float32_matmul_precision("high")
+    data = build.make_data(config)
+    config = build.with_facts(config, data)
+    seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
+    task = build.make_task(config, data.classes, data.preprocess)
+    task.provenance = {
+        "config_json": json.dumps(config),
+        "seed": config["seed"],
+        "threads": config["threads"],
+        "versions": record.content["versions"],
+    }
+    size = data.facts()["image_size"]
+    task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)
+    record.write(data=describe(data))
+    say(f"{config['name']} in {folder}")
+
+    trainer = make_trainer(config, folder, data)
+    epochs = trainer.max_epochs
+    if epochs:
+        trainer.fit(task, datamodule=data)
+    else:
+        # zero epochs are a run, too: the untrained network is tested
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+    metrics = evaluate(config, trainer, task, data)
+    write_metrics(folder, metrics, trainer)
+    show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
+    return metrics.get(task.monitor.replace("val/", "test/"))
+
+
+def describe(data: DataModule) -> dict[str, Any]:
+    """The data's part of the record: images a split, classes, and what was left out as broken."""
+    counts = {name: len(source) for name, source in data.splits.items()}
+    return {"images": counts, "classes": data.classes, "skipped": len(data.skipped), "skipped_files": data.skipped}
+
+
+def make_trainer(config: build.Config, folder: Path, data: DataModule) -> L.Trainer:
+    """The Trainer with loggers and callbacks for a run in `folder`."""
+    mode = {"mode": mode_of(config["task"]["monitor"])}
+    callbacks: list[Callback] = [StepSeed(config["seed"])]
+    for name, settings in config["callbacks"].items():
+        if settings is not None:
+            callbacks.append(build.make(build.fill_auto(settings, mode, f"callbacks.{name}"), f"callbacks.{name}"))
+    epochs = config["trainer"]["max_epochs"]
+    bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
+    history = History(folder, (lambda row: bar.epoch_line(int(row["epoch"]), epochs, row)) if bar else None)
+    loggers: list[Any] = [history]
+    trainer: L.Trainer = build.make(
+        config["trainer"],
+        "trainer",
+        default_root_dir=str(folder),
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,  # ours deal out the samples themselves
+        num_sanity_val_steps=0,  # validation comes early enough in short epochs, and half a check is no result
+        enable_model_summary=any("ModelSummary" in type(callback).__name__ for callback in callbacks),
+        log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
+    )
+    return trainer
+
+
+def evaluate(config: build.Config, trainer: L.Trainer, task: Task, data: DataModule) -> dict[str, float]:
+    """Test the checkpoint that `test` names; without a test split, validate the last weights instead."""
+    choice = one_of(config["test"], ("auto", "best", "last", "none"), "test")
+    best = Path(trainer.default_root_dir) / "checkpoints" / "best.ckpt"
+    if choice == "none":
+        return {}
+    if choice == "best" and not best.is_file():
+        raise UserError("test=best: there is no best checkpoint, for nothing was validated; use test=last")
+    file = best if choice == "best" or (choice == "auto" and best.is_file()) else best.with_name("last.ckpt")
+    if "test" in data.splits:
+        found = trainer.test(task, datamodule=data, ckpt_path=str(file), verbose=False, weights_only=True)
+    elif "val" in data.splits:
+        found = trainer.validate(task, datamodule=data, ckpt_path=str(file), verbose=False, weights_only=True)
+    else:
+        return {}
+    return {name: float(value) for name, value in found[0].items()}

@@ -1,0 +1,1 @@
+"""Data sets: one thin file each, all built on `DataModule`."""

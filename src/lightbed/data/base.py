@@ -1,0 +1,208 @@
+"""The DataModule that every data set builds on: splits, loaders, keyed order, facts for the model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from lightbed.chance import permutation
+from lightbed.data.order import EvalOrder, Keys, TrainOrder
+from lightbed.data.source import Batch, KeyedReader, Sample, Source, Subset, as_batch, stack
+from lightbed.errors import UserError, one_of
+from lightbed.transforms.preprocess import Preprocess
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Loading:
+    """What a data set found: a source for each split that it has, class names, and what was wrong with it."""
+
+    splits: dict[str, Source]
+    classes: list[str]
+    skipped: list[str] | None = None  # one line a file that could not be read and was left out
+
+
+class DataModule(L.LightningDataModule):
+    """Splits of a data set as loaders; a subclass says what it holds (`load`) and, if need be, fetches it (`download`).
+
+    Args:
+        seed: the run's seed: order and per-sample chance of training.
+        batch_size: images a training step and device.
+        eval_batch_size: images a step in validation and test; None for the same as `batch_size`.
+        num_workers: reading processes; 0 reads in the main process, which is fastest for data in memory.
+        drop_last: leave out the last training batch where it is not full.
+        channels: 1 grey or 3 RGB; files are converted to it.
+        image_size: (height, width), or one number for both, that images are resized to; None for the data's own.
+        resize: 'stretch' or 'crop', see `Preprocess`.
+        mean: of pixels in 0..1, per channel or one for all.
+        std: likewise.
+        val_fraction: share of the training split that becomes the validation split where the data has none; 0: none.
+        test_fraction: the same for the test split, where the data has none.
+        split_seed: chooses which images are cut off; apart from `seed`, so that runs of several seeds are compared
+            on the same images.
+        evaluate: split that `test` stages read: 'test', or 'val' where the data has no other.
+        transform: per-sample torchvision v2 transform `(image, target) -> (image, target)` for training, in the
+            loader; set by the augment group.
+    """
+
+    holds: tuple[str, ...] = ("label",)
+    """Keys that a target has: what tasks can be trained on it."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        channels: int = 3,
+        image_size: Sequence[int] | int | None = None,
+        resize: str = "stretch",
+        mean: Sequence[float] | float = 0.5,
+        std: Sequence[float] | float = 0.5,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        transform: Callable[..., Sample] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise UserError(
+                f"data.batch_size={batch_size} and data.eval_batch_size={eval_batch_size} must be at least 1"
+            )
+        if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+            raise UserError(
+                f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must sum to less than 1"
+            )
+        self.seed, self.batch_size, self.eval_batch_size = seed, batch_size, eval_batch_size or batch_size
+        self.num_workers, self.drop_last = num_workers, drop_last
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.preprocess = Preprocess(channels, image_size, mean, std, resize)
+        self.transform = transform
+        self.splits: dict[str, Source] = {}
+        self.classes: list[str] = []
+        self.skipped: list[str] = []
+
+    # -- what a subclass says ------------------------------------------------------------------------------------------
+
+    def download(self) -> None:
+        """Fetch what is missing, where the network is; called once a machine."""
+
+    def load(self) -> Loading:
+        """Open the splits; called once a process."""
+        raise NotImplementedError
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Samples -> batch; images of one size by default."""
+        return stack(samples)
+
+    def fingerprint_files(self) -> list[Any]:
+        """Files and folders that the data is read from, for the run's record; embedded data has none."""
+        return []
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        self.download()
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are opened at once: it is cheap
+        if self.splits:
+            return
+        loading = self.load()
+        self.splits, self.classes, self.skipped = dict(loading.splits), list(loading.classes), loading.skipped or []
+        self._cut("test", self.test_fraction)
+        self._cut("val", self.val_fraction)
+        for name, source in self.splits.items():
+            if not len(source):
+                raise UserError(f"split {name} of {type(self).__name__} has no images")
+
+    def _cut(self, name: str, fraction: float) -> None:
+        """Where the data has no split of this name, take a keyed share of the training split for it."""
+        if name in self.splits or not fraction or "train" not in self.splits:
+            return
+        source = self.splits["train"]
+        count = round(len(source) * fraction)
+        if not 0 < count < len(source):
+            raise UserError(
+                f"data.{name}_fraction={fraction} of {len(source)} training images leaves {count} for {name}: "
+                "give more images, another fraction, or a split of its own"
+            )
+        order = permutation(len(source), self.split_seed, "split", name)
+        self.splits[name] = Subset(source, order[:count].sort().values)
+        self.splits["train"] = Subset(source, order[count:].sort().values)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        source = self._source("train")
+        order = TrainOrder(len(source), self.batch_size, self.seed, drop_last=self.drop_last, trainer=self.trainer)
+        if not len(order):
+            raise UserError(
+                f"{len(source)} training images give no batch of data.batch_size={self.batch_size} with "
+                "data.drop_last=true: lower the batch size"
+            )
+        return self._loader(KeyedReader(source, self.seed, self.transform, self.collate), order)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._eval_loader("val") if "val" in self.splits else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+        source = self._source(split)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        reader = KeyedReader(source, self.seed, None, self.collate)
+        return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
+
+    def _source(self, split: str) -> Source:
+        if split not in self.splits:
+            raise UserError(f"{type(self).__name__} has no {split} split, only {', '.join(self.splits) or 'none'}")
+        return self.splits[split]
+
+    def _loader(self, reader: KeyedReader, order: Sampler[Keys]) -> DataLoader[Batch]:
+        return DataLoader(
+            reader,
+            batch_sampler=order,  # type: ignore[arg-type] - it yields Keys, which only our reader takes
+            num_workers=self.num_workers,
+            collate_fn=as_batch,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the run's chance
+        )
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """What a model can ask of the data by writing `auto` in its config."""
+        self.setup()
+        size = self.preprocess.size or tuple(self._source(next(iter(self.splits)))[0][0].shape[-2:])
+        channels = self.preprocess.channels
+        return {
+            "num_classes": len(self.classes),
+            "in_channels": channels,
+            "image_size": list(size),
+            "in_features": channels * size[0] * size[1],
+        }
+
+    def class_counts(self) -> torch.Tensor:
+        """Images of each class in the training split, int64 (K,)."""
+        source = self._source("train")
+        labels = _labels(source)
+        return labels.sum(0).long() if labels.ndim == 2 else torch.bincount(labels, minlength=len(self.classes))
+
+
+def _labels(source: Any) -> torch.Tensor:
+    if isinstance(source, Subset):
+        return _labels(source.source)[source.indices]
+    if hasattr(source, "target"):
+        return source.target["label"]  # type: ignore[no-any-return]
+    return torch.stack([torch.as_tensor(source[i][1]["label"]) for i in range(len(source))])
+
+
+def check_split(name: str) -> str:
+    """`name`, if it is a split."""
+    return one_of(name, SPLITS, "split")

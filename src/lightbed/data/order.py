@@ -1,0 +1,69 @@
+"""Which samples make which batch: a function of (seed, epoch), never of a state that a resume could lose."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from lightbed.chance import permutation
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class Keys(NamedTuple):
+    """A batch to read: the epoch and the samples' positions, int64 (n,)."""
+
+    epoch: int
+    indices: Tensor
+
+
+class TrainOrder(Sampler[Keys]):
+    """Batches of training samples in an order keyed by (seed, epoch), at the place where the run stands.
+
+    Position and epoch are asked from the trainer when iteration starts, so there is nothing to save: a run resumed in
+    the middle of an epoch goes on with its next batch. On `world` processes batch k is dealt out sample by sample,
+    so the union over processes is the batch of one process; where drop_last is off, the last batch is filled up
+    from the epoch's beginning, for all processes must take the same number of steps.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, *, drop_last: bool, trainer: "Trainer | None") -> None:
+        self.count, self.batch_size, self.seed, self.drop_last, self.trainer = (
+            count,
+            batch_size,
+            seed,
+            drop_last,
+            trainer,
+        )
+        self.rank = trainer.global_rank if trainer else 0
+        self.world = trainer.world_size if trainer else 1
+
+    def __len__(self) -> int:
+        whole = self.batch_size * self.world
+        return self.count // whole if self.drop_last else -(-self.count // whole)
+
+    def __iter__(self) -> Iterator[Keys]:
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+        epoch, start = divmod(done, len(self))
+        order = permutation(self.count, self.seed, "order", epoch)
+        if self.world > 1 and not self.drop_last:
+            order = torch.cat([order, order[: -self.count % self.world]])
+        whole = self.batch_size * self.world
+        for batch in range(start, len(self)):
+            yield Keys(epoch, order[batch * whole + self.rank : (batch + 1) * whole : self.world])
+
+
+class EvalOrder(Sampler[Keys]):
+    """Batches of all samples from the first to the last, each sample on exactly one process."""
+
+    def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.mine = torch.arange(rank, count, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Keys]:
+        return (Keys(0, part) for part in self.mine.split(self.batch_size))

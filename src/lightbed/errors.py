@@ -1,0 +1,29 @@
+"""The one error that a user can mend."""
+
+
+class UserError(ValueError):
+    """Bad input: usage, configuration or data.
+
+    The message is one line: what is wrong, where, and how to mend it. The command line prints it without a traceback
+    and ends with exit code 2.
+    """
+
+
+def nearest(word: str, names: list[str], count: int = 3) -> str:
+    """The closest of `names` to `word` as a clause for an error message, or the whole list where it is short."""
+    import difflib
+
+    close = difflib.get_close_matches(word, names, n=count, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    listed = sorted(names)
+    return "there is " + ", ".join(listed[:20]) + (" ..." if len(listed) > 20 else "") if listed else ""
+
+
+def one_of(value: str, choices: tuple[str, ...], key: str) -> str:
+    """`value`, if it is one of `choices`; else the error names the config key and the nearest choice."""
+    if value not in choices:
+        raise UserError(
+            f"{key}={value} is not known: {nearest(str(value), list(choices))} (one of {', '.join(choices)})"
+        )
+    return value

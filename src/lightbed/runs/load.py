@@ -1,0 +1,76 @@
+"""From a run folder or a checkpoint file back to a task that predicts and tests the same numbers."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightbed.build import Config, make_task
+from lightbed.errors import UserError
+from lightbed.runs.checkpoint import read_checkpoint
+from lightbed.runs.trust import check_targets
+from lightbed.tasks.base import Task
+from lightbed.transforms.preprocess import Preprocess
+
+
+class Loaded(NamedTuple):
+    """A task in evaluation mode with its weights, the config that it was built from, and its checkpoint file."""
+
+    task: Task
+    config: Config
+    checkpoint: Path
+
+
+def find_checkpoint(run: str | Path) -> Path:
+    """The checkpoint of RUN: the file itself, or of a folder best.ckpt, else last.ckpt.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(run).expanduser()
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise UserError(f"run={run} does not exist: give a run folder or a .ckpt file")
+    for name in ("best", "last"):
+        if (file := path / "checkpoints" / f"{name}.ckpt").is_file():
+            return file
+    jobs = sorted(child.name for child in path.iterdir() if (child / "checkpoints").is_dir())
+    hint = (
+        f"it is a multirun; choose one of its jobs: {', '.join(jobs[:5])}" if jobs else "it has no checkpoints/*.ckpt"
+    )
+    raise UserError(f"run={run} is no finished run: {hint}")
+
+
+def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
+    """Load RUN's task from its checkpoint file alone.
+
+    Args:
+        run: a run folder or a checkpoint file.
+        trust: build classes from other packages than Lightbed, torch, torchvision, torchmetrics and lightning, too;
+            their code runs, so only for files that you trust.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or it names a target that is not trusted.
+    """
+    path = find_checkpoint(run)
+    content = read_checkpoint(path)
+    card = content["lightbed"]
+    config: Config = json.loads(card["config_json"])
+    if not trust:
+        check_targets({key: config.get(key) for key in ("model", "task")}, str(path))
+    task = make_task(config, card["classes"], Preprocess(**card["preprocess"]), training=False)
+    load_weights(task, content["state_dict"], path)
+    return Loaded(task.eval(), config, path)
+
+
+def load_weights(task: Task, weights: dict[str, Any], path: Path) -> None:
+    """Load a state dict that must fit the task exactly.
+
+    Raises:
+        UserError: names or shapes differ; the first difference of each kind is named.
+    """
+    try:
+        task.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"the weights in {path} do not fit the model of its config: {detail}") from error

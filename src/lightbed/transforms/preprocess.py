@@ -1,0 +1,85 @@
+"""What happens to every image before a network sees it; it travels with the weights in the checkpoint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from lightbed.errors import UserError, one_of
+
+RESIZE = ("stretch", "crop")
+
+
+class Preprocess(nn.Module):
+    """Brings an image of any size to the network's input: resize, scale to 0..1, normalise.
+
+    Args:
+        channels: 1 (grey) or 3 (RGB); files are converted to it when they are read.
+        size: (height, width) of the input, or None where the network takes any size.
+        mean: per channel or one for all, of pixels scaled to 0..1.
+        std: likewise; mean 0 and std 1 leave 0..1.
+        resize: 'stretch' to the size, or 'crop': shorter side to it, then the centre.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        channels: int = 3,
+        size: Sequence[int] | int | None = None,
+        mean: Sequence[float] | float = 0.5,
+        std: Sequence[float] | float = 0.5,
+        resize: str = "stretch",
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])) if size else None
+        self.resize = one_of(resize, RESIZE, "data.resize")
+        self.mean, self.std = (_per_channel(value, channels, name) for value, name in ((mean, "mean"), (std, "std")))
+        if min(self.std) <= 0:
+            raise UserError(f"data.std={self.std} must be positive: it divides")
+        view = (channels, 1, 1)
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self.register_buffer("scale", torch.tensor([1 / (255 * s) for s in self.std]).view(view), persistent=False)
+        pairs = zip(self.mean, self.std, strict=True)
+        self.register_buffer("shift", torch.tensor([-m / s for m, s in pairs]).view(view), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images uint8 (..., C, H, W) or, after augmentation, float in 0..255 -> normalised float32."""
+        return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Normalised images (..., C, H, W) -> uint8, for pictures."""
+        return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
+
+    def fit(self, image: Tensor) -> Tensor:
+        """One image uint8 (C, h, w) of any size -> uint8 (C, H, W) of the network's input size."""
+        if self.size is None or tuple(image.shape[-2:]) == self.size:
+            return image
+        if self.resize == "crop":
+            ratio = max(self.size[0] / image.shape[-2], self.size[1] / image.shape[-1])
+            scaled = [
+                max(round(image.shape[-2] * ratio), self.size[0]),
+                max(round(image.shape[-1] * ratio), self.size[1]),
+            ]
+            return F.center_crop(F.resize(image, scaled, antialias=True), list(self.size))
+        return F.resize(image, list(self.size), antialias=True)
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, for a checkpoint."""
+        size = list(self.size) if self.size else None
+        return {"channels": self.channels, "size": size, "mean": self.mean, "std": self.std, "resize": self.resize}
+
+
+def _per_channel(value: Sequence[float] | float, channels: int, name: str) -> list[float]:
+    values = [float(value)] * channels if isinstance(value, int | float) else [float(v) for v in value]
+    if len(values) == 1:
+        values *= channels
+    if len(values) != channels:
+        raise UserError(
+            f"data.{name} has {len(values)} values but the images have {channels} channels; give 1 or {channels}"
+        )
+    return values
