@@ -1,0 +1,111 @@
+"""docs/RESULTS.md from run folders: `python -m benchmarks.results outputs > docs/RESULTS.md`.
+
+Every figure is read from the newest finished run of each experiment; nothing is typed. What an experiment's author
+reported stands in the head of its config file, in a line `# reported: ...`.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).parents[1] / "conf"
+
+# every system that the project is to have, in the order in which it is told
+SYSTEMS = {
+    "Classification": [
+        "fashion_mnist_dnn", "fashion_mnist_cnn", "fashion_mnist_fast", "horse_or_human_cnn", "horse_or_human_augmented",
+        "sweep=horse_or_human", "transfer_feature_extraction", "transfer_fine_tuning",
+    ],
+    "Localization": ["localizer", "overfeat"],
+    "Detection": ["rcnn", "fast_rcnn", "faster_rcnn", "retinanet", "fcos", "ssdlite", "sweep=rcnn_family"],
+    "Instance segmentation": ["mask_rcnn_people", "sweep=few_images"],
+    "Semantic segmentation": ["single_convolution", "fcn", "segnet", "deconvnet", "unet", "deeplabv3", "lraspp"],
+    "Images from filters": ["neural_style"],
+}  # fmt: skip
+
+HEAD = """# Results
+
+Made by `python -m benchmarks.results outputs > docs/RESULTS.md` from the run folders of the commands in the table. Accuracy is
+that of the test split, or, where the author has only a validation set, of that (`val/`). The averages of the other
+metrics are named in each run's own table.
+"""
+
+
+def main(outputs: Path) -> None:
+    runs = [read(path.parent) for path in sorted(outputs.rglob("run.json"))]
+    done = [run for run in runs if run["status"] == "done" and run["metrics"]]
+    print(HEAD)
+    for section, names in SYSTEMS.items():
+        print(f"## {section}\n\n| system | reported | measured | command | seconds | machine |\n| --- | --- | --- | --- | --- | --- |")
+        for name in names:
+            for row in rows(name, done):
+                print(f"| {' | '.join(row)} |")
+        print()
+    table = outputs / "benchmarks.md"
+    if table.is_file():
+        print(table.read_text().strip())
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """A run's record with its final metrics and configuration."""
+    record = json.loads((folder / "run.json").read_text())
+    metrics = folder / "metrics.json"
+    config = folder / "config.yaml"
+    return {
+        **record,
+        "folder": folder,
+        "metrics": json.loads(metrics.read_text()) if metrics.is_file() else {},
+        "config": yaml.safe_load(config.read_text()) if config.is_file() else {},
+    }
+
+
+def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
+    """The table's rows of one system: one for an experiment, one a job for a sweep."""
+    sweep = name.partition("sweep=")[2]
+    file = CONF / ("sweep" if sweep else "experiment") / f"{sweep or name}.yaml"
+    if not file.is_file():
+        return [[f"`{name}`", "", "not built yet", "", "", ""]]
+    reported = "; ".join(re.findall(r"^# reported: (.*)$", file.read_text(), re.M))
+    command = [word for word in ("lightbed", "train", "-m" if sweep else "", name if sweep else f"experiment={name}") if word]
+    shown = f"`{' '.join(command)}`"
+    mine = [run for run in runs if (name in run["command"] if sweep else is_plain(run, name))]
+    if not mine:
+        return [[f"`{name}`", reported, "no run", shown, "", ""]]
+    if not sweep:
+        return [[f"`{name}`", reported, measured(mine[-1]), shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1])]]
+    newest = mine[-1]["folder"].parent
+    jobs = [run for run in mine if run["folder"].parent == newest]
+    return [
+        [f"`{name}`: {job['folder'].name}", reported if job is jobs[0] else "", measured(job), shown if job is jobs[0] else "",
+         f"{job['seconds']:.0f}", machine(job)]
+        for job in jobs
+    ]  # fmt: skip
+
+
+def is_plain(run: dict[str, Any], name: str) -> bool:
+    """Whether the run is the experiment as it stands: paths and the folder may differ, nothing that changes numbers."""
+    words = run["command"][2:]
+    free = ("paths.", "hydra.run.dir=", "callbacks.progress.")
+    return f"experiment={name}" in words and all(word == f"experiment={name}" or word.startswith(free) for word in words)
+
+
+def measured(run: dict[str, Any]) -> str:
+    """The run's main figures: the tested ones, or the validated ones where there is no test split."""
+    metrics = run["metrics"]
+    stage = "test" if any(key.startswith("test/") for key in metrics) else "val"
+    names = ("accuracy", "f1", "map_50", "map", "iou", "pixel_accuracy", "loss")
+    return ", ".join(f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics)
+
+
+def machine(run: dict[str, Any]) -> str:
+    """The machine class, without its name."""
+    hardware = run["hardware"]
+    return ", ".join(hardware["gpus"]) or f"{hardware['cores']} CPU cores, {hardware['isa']}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs"))
