@@ -58,7 +58,7 @@ def new_folder(parent: str) -> str:
 
 
 def run_name(folder: Path) -> str:
-    """How a run is called in titles: `NAME/DATE_TIME`, a multirun's job `NAME/DATE_TIME/JOB`, else its folder's name."""
+    """How titles call a run: `NAME/DATE_TIME`, a multirun's job `NAME/DATE_TIME/JOB`, else its folder's name."""
     for parts in (2, 3):
         name = folder.parts[-parts:]
         if len(name) == parts and re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", name[1]):
