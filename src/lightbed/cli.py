@@ -126,6 +126,7 @@ def run_hydra(command: str, words: list[str]) -> int:
         return FAILED
     finally:
         _summarise(command)
+        folders.discard_empty()
     return max((_exit_code(failure.error) for failure in failures), key=lambda code: code == FAILED, default=OK)
 
 
