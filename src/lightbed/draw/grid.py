@@ -43,11 +43,11 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
     return figure
 
 
-def _write(figure: "Figure", text: str, x: float, y: float, size: float, color: str) -> None:
+def _write(figure: "Figure", text: str, x: float, y: float, size: float, color: str, line: float = _LINE) -> None:
     """Lines centred at `x` inches, the last one's baseline at `y`; so that baselines of neighbours are level."""
     wide, tall = figure.get_size_inches()
-    for i, line in enumerate(reversed(text.split("\n"))):
-        figure.text(x / wide, (y + i * _LINE) / tall, line, size=size, color=color, ha="center", parse_math=False)
+    for i, words in enumerate(reversed(text.split("\n"))):
+        figure.text(x / wide, (y + i * line) / tall, words, size=size, color=color, ha="center", parse_math=False)
 
 
 def scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -61,13 +61,18 @@ def scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def captioned(panel: Panel, smallest: int = 320) -> np.ndarray:
-    """One panel with its title above as an image uint8 (H, W, 3); enlarged if both sides are under `smallest`."""
+    """One panel as an image uint8 (H, W, 3): at its own size, its title above, larger on larger images.
+
+    An image whose longer side fits twice or more into `smallest` is enlarged by a whole factor.
+    """
     longest = max(panel.image.shape[:2])
-    image = panel.image if longest >= smallest else scale(panel.image, smallest, smallest)
+    image = panel.image if 2 * longest > smallest else scale(panel.image, smallest, smallest)
     height, width = image.shape[0] / DPI, max(image.shape[1] / DPI, 1.5)
-    (text,), size = fit_titles(new_figure(1, 1), [panel.title], width - 0.1, largest=10)
-    strip = 0.1 + _LINE * (text.count("\n") + 1)
+    zoom = max(1.0, longest / 1200)
+    probe = new_figure(1, 1)
+    (text,), size = fit_titles(probe, [panel.title], width - 0.1, largest=10 * zoom, smallest=6 * zoom)
+    strip = zoom * (0.1 + _LINE * (text.count("\n") + 1))
     figure = new_figure(width, height + strip)
     figure.figimage(image, xo=round((width * DPI - image.shape[1]) / 2), yo=0, origin="upper")
-    _write(figure, text, width / 2, height + 0.09, size, panel.color)
+    _write(figure, text, width / 2, height + 0.09 * zoom, size, panel.color, _LINE * zoom)
     return pixels(figure)
