@@ -171,8 +171,7 @@ def test_further_processes_of_a_run_write_nothing(tmp_path: Path, monkeypatch: p
         before = (tmp_path / "run" / "run.json").read_bytes()
         with monkeypatch.context() as second:
             second.setattr(rank_zero_only, "rank", 1)
-            with pytest.raises(ZeroDivisionError), record(tmp_path / "run") as other:
+            with record(tmp_path / "run") as other:
                 other.write_config({"seed": 2})
-                print(1 // 0)
         assert (tmp_path / "run" / "run.json").read_bytes() == before
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
