@@ -1,4 +1,4 @@
-"""What is around a step, made cheaper: Lightning's bookkeeping, and memory that is given back only to be asked for again."""
+"""What is around a step, made cheaper: Lightning's bookkeeping, and memory given back only to be asked for again."""
 
 import ctypes
 import os
