@@ -169,6 +169,8 @@ def test_a_network_is_given_only_the_facts_that_it_asks_for(digits: Digits) -> N
     found = build.with_facts(config("model=custom", mine, "+model.width=5"), digits)["model"]
     assert found == {"_target_": f"{__name__}.Net", "num_classes": 10, "width": 5}
     assert build.make_model({"model": found}).head.weight.shape == (10, 5)
+    function = build.with_facts(config("model=custom", "model._target_=torchvision.models.resnet18"), digits)["model"]
+    assert function == {"_target_": "torchvision.models.resnet18", "num_classes": 10}
     with pytest.raises(UserError, match=r"model\.channels: .*there is num_classes, width; model=custom begins without"):
         build.with_facts(config("model=cnn", mine), digits)
 

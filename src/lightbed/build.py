@@ -110,9 +110,12 @@ def _asked(model: Config) -> Config:
     Raises:
         UserError: another key is no argument of the constructor.
     """
-    takes = parameters(locate(model.get("_target_"), "model._target_"))
-    if takes is None:
-        return model
+    target = locate(model.get("_target_"), "model._target_")
+    takes = parameters(target)
+    if takes is None:  # a function that hands its arguments on to the class that it says it returns
+        kind = getattr(target, "__annotations__", {}).get("return")
+        known = parameters(kind) if isinstance(kind, type) and kind is not nn.Module else None
+        return {key: value for key, value in model.items() if known is None or key in known or value != "auto"}
     takes = [*takes, *SPECIAL_KEYS]
     unknown = [key for key, value in model.items() if key not in takes and value != "auto"]
     if unknown:
