@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightbed import faults
+from lightbed import faults, preflight
 from lightbed.cli import main
 from lightbed.errors import UserError
 from lightbed.words import read
@@ -49,6 +49,8 @@ MISTAKES = [
     ("optimizer=sgd optimizer.lr=abc", "(it is 0.1 by default)"),
     ("-m seed=0,1,two", "seed=two is not a number"),
     ("data.drop_last=maybe", "data.drop_last=maybe is not true or false (it is false by default)"),
+    ("~model", "train needs a model: choose another instead, such as model="),
+    ("-m seed=glob(*)", "seed=glob(*) fits no option"),
     # flags
     ("--multrun", "train has no flag --multrun: did you mean --multirun?"),
     ("--lr 0.1", "settings are written without dashes: lr=VALUE"),
@@ -138,10 +140,14 @@ def test_a_faulty_parameter_of_a_sweep_config(tmp_path, capsys):
 
 
 def test_right_lines_have_no_fault():
-    for words in (["model=dnn", "optimizer=sgd"], ["-m", "model=cnn,dnn", "seed=range(0,3)"], ["+new.key=3"]):
+    for words in (
+        ["model=dnn", "optimizer=sgd"],
+        ["-m", "model=cnn,dnn", "optimizer=glob(a*)", "seed=range(0,3)"],
+        ["+new.key=3"],
+    ):
         line = read("train", words)
         assert faults.find(line) is None
-        faults.check_values(line)
+        preflight.check(line)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,7 @@ def test_right_lines_have_no_fault():
     ],
 )
 def test_words_in_place_of_numbers_that_are_fine(words):
-    faults.check_values(read("train", words.split()))
+    preflight.check(read("train", words.split()))
 
 
 def test_one_line_of_a_workers_error():

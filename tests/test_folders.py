@@ -59,7 +59,9 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         folders.new_folder(str(tmp_path / "file" / "outputs"))
 
 
-words = st.lists(st.text(st.characters(blacklist_characters=",", blacklist_categories=("Cs",)), min_size=1), min_size=1)
+words = st.lists(
+    st.text(st.characters(blacklist_characters=",[]", blacklist_categories=("Cs",)), min_size=1), min_size=1
+)
 
 
 @given(first=words, second=words)
@@ -73,6 +75,7 @@ def test_job_names_are_safe_and_different(first, second):
 
 def test_job_names_say_what_varies():
     assert folders.safe_name(["augment=flip", "trainer.max_epochs=15"]) == "augment=flip,trainer.max_epochs=15"
+    assert folders.safe_name(["model.hidden=[256,64]", "seed=1"]) == "model.hidden=256-64,seed=1"
     assert re.fullmatch(r"data.root=-home-photos-[0-9a-f]{6}", folders.safe_name(["data.root=/home/photos"]))
 
 

@@ -104,7 +104,7 @@ def _config_dir(words: list[str]) -> list[Path]:
 
 def run_hydra(command: str, words: list[str]) -> int:
     """Compose `command`'s config with `words` and run it, once or as a multirun; returns the exit code."""
-    from lightbed import faults, folders
+    from lightbed import faults, folders, preflight
     from lightbed.words import read
 
     line = read(command, words)
@@ -112,7 +112,7 @@ def run_hydra(command: str, words: list[str]) -> int:
     failures: list[Failure] = []
     try:
         if line.runs:
-            faults.check_values(line)
+            preflight.check(line)
         with _hydra_arguments(line) as original:
             _compose_and_run(line, original, failures)
     except UserError:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightbed import catalogue
@@ -64,7 +64,7 @@ def find(line: Line) -> UserError | None:
     Choices of groups come first, for the keys that exist follow from them.
     """
     try:
-        words = [(word, _parse(word)) for word in line.overrides]
+        words = [(word, parse(word)) for word in line.overrides]
         compose = Composer(line)
         words.sort(key=lambda pair: str(pair[1].key_or_group) not in compose.groups)
         taken: list[str] = []
@@ -74,7 +74,7 @@ def find(line: Line) -> UserError | None:
             taken.append(_fit(word, override, compose, taken))
         params = compose(taken).hydra.sweeper.get("params") or {}
         for word in [f"{key}={value}" for key, value in params.items()]:
-            taken.append(_fit(word, _parse(word), compose, taken))
+            taken.append(_fit(word, parse(word), compose, taken))
     except UserError as told:
         return told
     except Exception:  # the base itself does not compose: Hydra's own words tell why
@@ -93,13 +93,13 @@ def _says_multirun(compose: "Composer", words: "list[tuple[str, Override]]") -> 
 
 def _several(word: str, is_group: bool) -> str:
     key, _, values = word.partition("=")
-    as_list = "" if is_group else f", or write '{key}=[{values}]' for a list"
+    as_list = "" if is_group or "(" in values else f", or write '{key}=[{values}]' for a list"
     return f"{word} holds several values: add -m for a run each{as_list}"
 
 
 def _fit(word: str, override: "Override", compose: "Composer", taken: list[str]) -> str:
     """The word, or a sweep's first value, if it and all its values fit to those that are `taken`."""
-    several = singles(word, override)
+    several = singles(word, override, compose.groups)
     for single in several:
         try:
             compose([*taken, single])
@@ -108,14 +108,22 @@ def _fit(word: str, override: "Override", compose: "Composer", taken: list[str])
     return several[0]
 
 
-def singles(word: str, override: "Override") -> list[str]:
+def singles(word: str, override: "Override", groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A sweep's `key=value` for each value; the word itself where it is no sweep."""
     if not override.is_sweep_override():
         return [word]
+    key = word.partition("=")[0]
+    value: Any = override.value()
+    if hasattr(value, "filter"):  # glob(...), of the options of a group
+        names = value.filter(list(groups.get(str(override.key_or_group), ())))
+        if not names:
+            raise UserError(
+                f"{word} fits no option; glob(...) chooses among the files of a group, as in model=glob(res*)"
+            )
+        return [f"{key}={name}" for name in names]
     if not override.is_discrete_sweep():  # an interval: any value of it will do
-        return [f"{word.partition('=')[0]}={getattr(override.value(), 'start', 0)}"]
-    values = list(itertools.islice(override.sweep_string_iterator(), 1000))
-    return [f"{word.partition('=')[0]}={value}" for value in values]
+        return [f"{key}={value.start}"]
+    return [f"{key}={value}" for value in itertools.islice(override.sweep_string_iterator(), 1000)]
 
 
 class Composer:
@@ -145,7 +153,7 @@ class Composer:
         return {key: value for key, value in found.items() if bool(re.match("hydra([./]|$)", key)) == hydra}
 
 
-def _parse(word: str) -> "Override":
+def parse(word: str) -> "Override":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -233,38 +241,3 @@ def _reason(error: BaseException) -> str:
         return _reason(cause)
     text = re.split(r"\n\s*(?:full_key|object_type|See |Search path|Config search path|To append)", text)[0]
     return one_line(type(error)(text)) if text else type(error).__name__
-
-
-def check_values(line: Line) -> None:
-    """Refuse words where the configuration has numbers, for all values of a sweep, before any job runs.
-
-    Raises:
-        UserError: a value is of another kind than the one it replaces.
-    """
-    values = list(_texts(line))
-    if not values:
-        return
-    compose = Composer(line)
-    choices = [word for word in line.overrides if word.lstrip("+~").partition("=")[0] in compose.groups]
-    first = [single for word in choices for single in singles(word, _parse(word))[:1]]
-    try:
-        names = compose.names(first)
-    except Exception:  # Hydra will say it
-        return
-    for key, value in values:
-        now = names.get(key)
-        if isinstance(now, bool) and not key.startswith("trainer."):  # Lightning takes some words there
-            raise UserError(f"{key}={value} is not true or false (it is {str(now).lower()} by default)")
-        if isinstance(now, int | float) and not isinstance(now, bool) and not re.match(r"auto|[\d,]+$", value):
-            raise UserError(f"{key}={value} is not a number (it is {now} by default)")
-
-
-def _texts(line: Line) -> "Iterator[tuple[str, str]]":
-    """Keys with the texts that they are given; numbers, lists and references need no look."""
-    for word in line.overrides:
-        override = _parse(word)
-        for single in singles(word, override):
-            value = _parse(single).value()
-            text = getattr(value, "text", value)  # a quoted string
-            if isinstance(text, str) and "${" not in text:
-                yield str(override.key_or_group), text

@@ -120,8 +120,9 @@ def _job_name(overrides: Sequence[str], _root_: Any) -> str:
 
 
 def safe_name(words: Sequence[str]) -> str:
-    """A folder name that says `words`; where it cannot say them in full, a digest keeps it apart from others."""
-    whole = ",".join(words) or "job"
+    """A folder name that says `words`, lists as `4-8`; where it cannot say them in full, a digest keeps it apart."""
+    lists = r"=\[([\w.]+(?:, ?[\w.]+)*)\]$"
+    whole = ",".join(re.sub(lists, lambda found: "=" + re.sub(", ?", "-", found[1]), word) for word in words) or "job"
     name = re.sub(r"[^\w=,.+-]+", "-", whole).strip("-.") or "job"
     short = name.encode()[:LONGEST].decode(errors="ignore")
     if short == whole:
