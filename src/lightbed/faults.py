@@ -48,9 +48,7 @@ def explain(error: BaseException, line: Line) -> UserError | None:
     """The user's mistake behind an error that Hydra raised before the command ran; None where it is none of theirs."""
     from hydra.errors import HydraException
 
-    told = users_mistake(error) if not isinstance(error, HydraException) else None
-    if told is None or isinstance(error, HydraException):
-        told = find(line) or told
+    told = (None if isinstance(error, HydraException) else users_mistake(error)) or find(line)
     if told is not None:
         return told
     if isinstance(error, HydraException | ValueError | OSError) or type(error).__module__.startswith("yaml."):
