@@ -1,6 +1,7 @@
 """The bar and the line of an epoch."""
 
 import io
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def test_line_of_an_epoch(epochs: int, best: bool, expected: str, capsys: pytest
     assert capsys.readouterr().out == expected + "\n"
 
 
-def drawn(every_seconds: float, *, terminal: bool) -> str:
+def drawn(every_seconds: float, *, terminal: bool, **data_options: float) -> str:
     """What the bar writes in a fit of one epoch."""
-    data = Digits(channels=1, image_size=[8, 8], batch_size=16)
+    data = Digits(channels=1, image_size=[8, 8], batch_size=16, **data_options)
     task = Classifier(DNN(64, 10, [8]), 10, optimizer=partial(torch.optim.Adam), preprocess=data.preprocess)
     bar = Progress(every_seconds)
     output = io.StringIO()
@@ -65,6 +66,12 @@ def test_bar_shows_stage_count_and_loss_on_a_terminal() -> None:
     assert "loss 2." in text
     assert "validation" in text
     assert text.endswith("\x1b[2K"), "the bar takes itself away"
+
+
+def test_bar_ends_with_the_fit_where_nothing_follows_it() -> None:
+    before = sys.stdout
+    assert drawn(1e-9, terminal=True, val_fraction=0).endswith("\x1b[2K")
+    assert sys.stdout is before, "a bar that lives on would swallow what is printed"
 
 
 def test_no_bar_where_there_is_no_terminal_or_where_it_is_off() -> None:
