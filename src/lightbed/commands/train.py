@@ -24,7 +24,7 @@ from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
-from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices
+from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.tasks.base import Task
@@ -72,6 +72,7 @@ def run(config: build.Config, record: Record) -> float | None:
         trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
     epochs = trainer.max_epochs
     if epochs:
+        skip_empty_hooks(trainer, task)
         trainer.fit(task, datamodule=data)
     else:
         # zero epochs are a run, too: the untrained network is tested

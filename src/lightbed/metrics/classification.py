@@ -75,7 +75,7 @@ class ConfusionScores(Metric):
         """Add a batch: logits or probabilities (N, K), or one column (N, 1) of logits for two classes; targets (N,)."""
         binary = predictions.shape[1] == 1
         predicted = (predictions[:, 0] > 0).long() if binary else predictions.argmax(1)
-        self.matrix += confusion(predicted, targets, self.num_classes)
+        self.matrix.add_(confusion(predicted, targets, self.num_classes))
 
     def compute(self) -> dict[str, Tensor]:
         """The four scores by name."""

@@ -31,14 +31,16 @@ class LossMean(Metric):
 
     def update(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Add a batch's losses (0-d tensors, means over its images) and its number of images."""
-        self.names = list(losses)
+        if self.names != (names := list(losses)):
+            self.names = names
         if not len(self.total):
             self.total, self.rest = torch.zeros(2, len(losses), device=self.device)
+        # in place, because a Metric's attributes are slow to set
         values = torch.stack(list(losses.values())).float() * images
         total = self.total + values
-        self.rest = self.rest + (values - (total - self.total))  # Kahan's summation
-        self.total = total
-        self.count += images
+        self.rest.add_(values.sub_(total - self.total))  # Kahan's summation
+        self.total.copy_(total)
+        self.count.add_(images)
 
     def compute(self) -> dict[str, Tensor]:
         """Mean by name, float32."""
