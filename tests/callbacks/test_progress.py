@@ -68,6 +68,7 @@ def test_bar_shows_stage_count_and_loss_on_a_terminal() -> None:
     assert text.endswith("\x1b[2K"), "the bar takes itself away"
 
 
+@pytest.mark.filterwarnings("ignore:.*Total length of `list` across ranks is zero.*")
 def test_bar_ends_with_the_fit_where_nothing_follows_it() -> None:
     before = sys.stdout
     assert drawn(1e-9, terminal=True, val_fraction=0).endswith("\x1b[2K")

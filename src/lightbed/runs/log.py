@@ -15,6 +15,7 @@ _NO_NEWS = (
     ".*`isinstance\\(treespec, LeafSpec\\)`.*",
     ".*You have overridden `.*` in `LightningModule` but have passed in a `LightningDataModule`.*",
     ".*is smaller than the logging interval.*",  # values are logged once an epoch
+    ".*Total length of `list` across ranks is zero.*",  # data without a validation split
     ".*srun.*command is available.*",
 )
 
