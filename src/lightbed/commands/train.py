@@ -162,10 +162,12 @@ def evaluate(config: build.Config, trainer: L.Trainer, task: Task, data: DataMod
     if choice == "best" and not best.is_file():
         raise UserError("test=best: there is no best checkpoint, for nothing was validated; use test=last")
     file = best if choice == "best" or (choice == "auto" and best.is_file()) else best.with_name("last.ckpt")
+    # a run without callbacks.checkpoint has no file: the weights that it ended with are tested as they are
+    path = str(file) if file.is_file() else None
     if "test" in data.splits:
-        found = trainer.test(task, datamodule=data, ckpt_path=str(file), verbose=False, weights_only=True)
+        found = trainer.test(task, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
     elif "val" in data.splits:
-        found = trainer.validate(task, datamodule=data, ckpt_path=str(file), verbose=False, weights_only=True)
+        found = trainer.validate(task, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
     else:
         return {}
     return {name: float(value) for name, value in found[0].items()}

@@ -36,7 +36,7 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1])) if size else None
+        self.size = _size(size)
         self.resize = one_of(resize, RESIZE, "data.resize")
         self.mean, self.std = (_per_channel(value, channels, name) for value, name in ((mean, "mean"), (std, "std")))
         if min(self.std) <= 0:
@@ -77,6 +77,15 @@ class Preprocess(nn.Module):
         """The constructor's arguments as plain values, for a checkpoint."""
         size = list(self.size) if self.size else None
         return {"channels": self.channels, "size": size, "mean": self.mean, "std": self.std, "resize": self.resize}
+
+
+def _size(value: Sequence[int] | int | None) -> tuple[int, int] | None:
+    sides = [value, value] if isinstance(value, int) else list(value or [])
+    if not sides:
+        return None
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(f"data.image_size={value} must be one positive number, or two: [height, width]")
+    return int(sides[0]), int(sides[1])
 
 
 def _per_channel(value: Sequence[float] | float, channels: int, name: str) -> list[float]:
