@@ -1,15 +1,11 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
@@ -21,8 +17,8 @@ from lightbed.data.base import DataModule
 from lightbed.errors import UserError, one_of
 from lightbed.runs.checkpoint import AtomicCheckpointIO
 from lightbed.runs.history import History
-from lightbed.runs.log import close_log, open_log, say
-from lightbed.runs.record import Record, command_line, point_latest
+from lightbed.runs.log import say
+from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.tasks.base import Task
 from lightbed.tasks.optim import mode_of
@@ -34,29 +30,12 @@ def train(cfg: DictConfig) -> float | None:
     Raises:
         UserError: the configuration or the data is wrong.
     """
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
     config = build.resolve(cfg)
-    if hydra.mode == RunMode.MULTIRUN:
-        folders.note_sweep(folder.parent)
-    record = Record(folder, command_line(), list(hydra.overrides.task), config)
-    point_latest(folder, Path(config["paths"]["outputs"]).expanduser())
-    log = open_log(folder)
-    status = "failed"
-    try:
-        value = run(config, record)
-        status = "done"
-        return value
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    except BaseException as error:
-        record.write(error=f"{type(error).__name__}: {error}")
-        (folder / "log.txt").open("a").write(traceback.format_exc())
-        raise
-    finally:
-        record.finish(status)
-        close_log(log)
+    with Record.of_job(config, "train") as record:
+        if "parent" in record.content:
+            folders.note_sweep(record.folder.parent)
+        point_latest(record.folder, Path(config["paths"]["outputs"]).expanduser())
+        return run(config, record)
 
 
 def run(config: build.Config, record: Record) -> float | None:
@@ -66,6 +45,7 @@ def run(config: build.Config, record: Record) -> float | None:
     torch.set_float32_matmul_precision("high")
     data = build.make_data(config)
     config = build.with_facts(config, data)
+    record.write_config(config)
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
     task = build.make_task(config, data.classes, data.preprocess)
     task.provenance = {

@@ -1,11 +1,13 @@
 """What a run leaves behind about itself: config.yaml, overrides.yaml, run.json, metrics.json."""
 
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import time
+import traceback
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,46 +15,121 @@ from typing import Any
 
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed.errors import UserError
+from lightbed.runs.log import close_log, open_log
 
 PACKAGES = ("lightbed", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 
 
 class Record:
-    """The record of a running run: its folder and its run.json, rewritten in one piece at each change of status."""
+    """The record of a running job: its folder and its run.json, rewritten in one piece at each change of status.
 
-    def __init__(self, folder: Path, command: list[str], overrides: list[str], config: dict[str, Any]) -> None:
+    As a context manager it opens log.txt and, at the end, sets the status: done, failed (with the error, its traceback
+    in log.txt) or interrupted.
+
+    Args:
+        folder: the run folder; never one that holds a run already.
+        command: the words that started it.
+        overrides: Hydra's, without the command.
+        config: resolved.
+        kind: the command: train, test or predict.
+        more: further entries of run.json, e.g. `parent`, the multirun or the run that it belongs to.
+
+    Raises:
+        UserError: the folder holds a run or cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        command: list[str],
+        overrides: list[str],
+        config: dict[str, Any],
+        kind: str = "train",
+        **more: Any,
+    ) -> None:
         self.folder = folder
         if (folder / "run.json").exists():
             raise UserError(f"{folder} holds a run already; choose another hydra.run.dir")
-        folder.mkdir(parents=True, exist_ok=True)
-        for part in ("pictures", "checkpoints"):
-            (folder / part).mkdir(exist_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        write_text(folder / "overrides.yaml", yaml.safe_dump(overrides))
+        try:
+            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+            self.write_config(config)
+            write_text(folder / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {folder}: {error.strerror}") from error
         self.started = time.monotonic()
+        self.log: logging.Handler | None = None
         self.content: dict[str, Any] = {
+            "kind": kind,
             "command": command,
             "status": "running",
             "start": datetime.now().astimezone().isoformat(timespec="seconds"),
             "seconds": None,
             "seed": config.get("seed"),
             "threads": config.get("threads"),
+            "process": {"host": platform.node(), "pid": os.getpid()},
             "versions": versions(),
             "hardware": hardware(),
             "git": git_state(folder),
+            **more,
         }
         self.write()
+
+    @classmethod
+    def of_job(cls, config: dict[str, Any], kind: str, **more: Any) -> "Record":
+        """The record of Hydra's job: `parent` is the folder name of its multirun, `choices` what each group chose."""
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        if hydra.mode == RunMode.MULTIRUN:
+            more = {"parent": folder.parent.name, **more}
+        choices = {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+        return cls(folder, command_line(), list(hydra.overrides.task), config, kind, choices=choices, **more)
 
     def write(self, **changes: Any) -> None:
         """Change and save run.json."""
         self.content |= changes
         write_text(self.folder / "run.json", json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Save config.yaml; again when the data's facts are filled in, so that it alone rebuilds the model."""
+        write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
     def finish(self, status: str, **changes: Any) -> None:
         """Set the final status: done, failed or interrupted."""
         self.write(status=status, seconds=round(time.monotonic() - self.started, 3), **changes)
+
+    def __enter__(self) -> "Record":
+        self.log = open_log(self.folder)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if error is None:
+                self.finish("done")
+            elif _interrupted(error):
+                self.finish("interrupted")
+            else:
+                with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                    file.write("".join(traceback.format_exception(error)))
+                self.finish("failed", error=f"{type(error).__name__}: {error}")
+        finally:
+            if self.log is not None:
+                close_log(self.log)
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(143) from error  # the shell's number for it; Lightning's exception would end with 0
+        if isinstance(error, SystemExit) and _interrupted(error):
+            raise KeyboardInterrupt from error  # Lightning turns Ctrl-C into exit(1)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C or SIGTERM is behind `error`."""
+    if isinstance(error, SystemExit) and not isinstance(error, SIGTERMException):
+        return isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt | SIGTERMException)
 
 
 def write_text(path: Path, text: str) -> None:

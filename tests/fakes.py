@@ -1,0 +1,115 @@
+"""Tiny copies of each data set's real file layout, drawn from a fixed seed: tests read what users' disks hold."""
+
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FASHION = 10  # classes of MNIST, Fashion-MNIST and CIFAR-10 alike
+CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def picture(label: int, size: tuple[int, int], seed: int, channels: int = 3) -> np.ndarray:
+    """A class's picture, uint8 (H, W, C): stripes whose direction and width tell the class, with noise."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    wave = np.sin((columns if label % 2 else rows) * (label + 2) * 3 / max(size))
+    noise = np.random.default_rng(seed).normal(0, 12, (*size, channels))
+    tint = 1 - 0.3 * np.arange(channels) * (label % 3) / 2
+    return np.clip(127 + 90 * wave[..., None] * tint + noise, 0, 255).astype(np.uint8)
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    """Write an array as idx; gzipped where the name ends in .gz."""
+    head = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = head + array.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def fashion_mnist(root: Path, train: int = 60, test: int = 20, name: str = "FashionMNIST") -> Path:
+    """`root/FashionMNIST/raw/*.gz`, with every class in both splits; returns `root`."""
+    for prefix, count, start in (("train", train, 0), ("t10k", test, 1000)):
+        labels = np.arange(count) % FASHION
+        images = np.stack([picture(int(y), (28, 28), start + i, 1)[..., 0] for i, y in enumerate(labels)])
+        idx(root / name / "raw" / f"{prefix}-images-idx3-ubyte.gz", images)
+        idx(root / name / "raw" / f"{prefix}-labels-idx1-ubyte.gz", labels)
+    return root
+
+
+def mnist(root: Path, train: int = 60, test: int = 20) -> Path:
+    """`root/MNIST/raw/*.gz`; returns `root`."""
+    return fashion_mnist(root, train, test, "MNIST")
+
+
+def cifar10(root: Path, per_batch: int = 20) -> Path:
+    """`root/cifar-10-python.tar.gz` with five training batches and a test batch as Python 2 pickles; returns `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    files = {"batches.meta": {b"label_names": [name.encode() for name in CIFAR_NAMES], b"num_vis": 3072}}
+    for part, name in enumerate(names):
+        labels = [(i + part) % FASHION for i in range(per_batch)]
+        images = [picture(y, (32, 32), 100 * part + i).transpose(2, 0, 1).reshape(-1) for i, y in enumerate(labels)]
+        files[name] = {b"batch_label": name.encode(), b"labels": labels, b"data": np.stack(images)}
+    with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            data = pickle.dumps(content, protocol=2)
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return root
+
+
+def horse_or_human(root: Path, train: int = 12, validation: int = 6, size: int = 300) -> Path:
+    """`root/horse-or-human/{train,validation}/{horses,humans}`: JPEG RGB to train, RGBA PNG else; returns `root`.
+
+    Args:
+        root: folder of data sets.
+        train: images of each class.
+        validation: likewise.
+        size: height and width.
+    """
+    for split, count in (("train", train), ("validation", validation)):
+        for label, name in enumerate(("horse", "human")):
+            folder = root / "horse-or-human" / split / f"{name}s"
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                image = Image.fromarray(picture(label, (size, size), 1000 * label + i + 500 * (split != "train")))
+                if split == "train":
+                    image.save(folder / f"{name}{i:02}-0.jpg", quality=90)
+                else:
+                    image.convert("RGBA").save(folder / f"{name}{i}-000.png")
+    return root
+
+
+def image_folder(
+    root: Path,
+    classes: tuple[str, ...] = ("apple", "pear", "plum"),
+    count: int = 10,
+    size: tuple[int, int] = (24, 32),
+    splits: tuple[str, ...] = (),
+    suffix: str = ".png",
+) -> Path:
+    """Class folders with `count` images each, below each of `splits` where there are any; returns `root`."""
+    for place, split in enumerate(splits or ("",)):
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                image = picture(label, size, 10_000 * place + 100 * label + i)
+                Image.fromarray(image).save(folder / f"{name}_{i:03}{suffix}")
+    return root
+
+
+DRAWN = {
+    "fashion_mnist": fashion_mnist,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "horse_or_human": horse_or_human,
+    "image_folder": image_folder,
+}
+"""Data configs by name, each with the function that draws its files; embedded sets need none."""
