@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightbed.errors import UserError
@@ -210,9 +211,9 @@ def test_fcn_takes_any_backbone_with_features(backbone: str) -> None:
 def test_faults_are_told() -> None:
     with pytest.raises(UserError, match="has no features at 1/8, 1/16, 1/32"):
         FCN(3, 3, "vit_b_32")
-    with pytest.raises(UserError, match="model.backbone=resnet19"):
+    with pytest.raises(UserError, match=r"model\.backbone=resnet19"):
         FCN(3, 3, "resnet19")
-    with pytest.raises(UserError, match="model.stride=4 must be one of 8, 16, 32"):
+    with pytest.raises(UserError, match=r"model\.stride=4 must be one of 8, 16, 32"):
         FCN(3, stride=4)
     with pytest.raises(UserError, match=r"is for RGB images, but the data has 1 channels"):
         FCN(3, 1, "resnet18", weights="DEFAULT")

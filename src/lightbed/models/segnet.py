@@ -9,7 +9,7 @@ from lightbed.models.resampling import pool, unpool
 
 
 class SegNet(nn.Module):
-    """Encoder-decoder that un-pools with the encoder's indices (Badrinarayanan, Kendall, Cipolla 2015, arXiv:1511.00561).
+    """Encoder-decoder that un-pools with kept indices (Badrinarayanan, Kendall, Cipolla 2015, arXiv:1511.00561).
 
     The encoder is the 13 convolutions of VGG16 with batch norm; the decoder mirrors it, and puts each value where its
     maximum was, so that boundaries come back sharp without learnt up-sampling. 29 million parameters as published.
