@@ -6,6 +6,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -57,11 +58,30 @@ def cifar10(root: Path, per_batch: int = 20) -> Path:
         files[name] = {b"batch_label": name.encode(), b"labels": labels, b"data": np.stack(images)}
     with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as archive:
         for name, content in files.items():
-            data = pickle.dumps(content, protocol=2)
+            data = python2_pickle(content)
             info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return root
+
+
+class _Python2Pickler(pickle._Pickler):  # the C one cannot be taught
+    """Writes bytes as Python 2 wrote its strings, which is what the published archive holds."""
+
+    dispatch: ClassVar = {**pickle._Pickler.dispatch}
+
+    def save_string(self, content: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+        self.memoize(content)
+
+    dispatch[bytes] = save_string
+
+
+def python2_pickle(content: object) -> bytes:
+    """`content` as Python 2 with NumPy 1 pickled it."""
+    file = io.BytesIO()
+    _Python2Pickler(file, protocol=2).dump(content)
+    return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")
 
 
 def horse_or_human(root: Path, train: int = 12, validation: int = 6, size: int = 300) -> Path:

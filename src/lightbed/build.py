@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lightbed.data.base import DataModule
-from lightbed.errors import UserError
+from lightbed.errors import UserError, nearest
+from lightbed.make import SPECIAL_KEYS, locate, make, parameters
 from lightbed.tasks.base import Task
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
+
+__all__ = ["Config", "make", "make_data", "make_model", "make_task", "resolve", "with_facts"]
 
 Config = dict[str, Any]
 
@@ -28,30 +29,6 @@ def resolve(cfg: DictConfig) -> Config:
     if missing:
         raise UserError(f"please give {', '.join(f'{key}=...' for key in sorted(missing))}")
     return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[return-value]
-
-
-def make(config: Any, where: str, **arguments: Any) -> Any:
-    """The object that `config` (with `_target_`) describes; lists and dicts inside are plain ones.
-
-    Args:
-        config: plain containers.
-        where: the config key, for error messages.
-        arguments: further keyword arguments, objects included.
-
-    Raises:
-        UserError: the target does not exist or does not take these arguments.
-    """
-    if not isinstance(config, Mapping) or "_target_" not in config:
-        raise UserError(f"{where} needs a _target_: the class or function to call")
-    known = {key: value for key, value in config.items()}
-    try:
-        return instantiate(known, _convert_="all", **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from error
-        told = f"{type(cause).__name__}: {cause}" if cause is not None else str(error).splitlines()[0]
-        raise UserError(f"{where}: {config['_target_']} cannot be made: {told}") from error
 
 
 def fill_auto(config: Any, facts: Mapping[str, Any], where: str) -> Any:
@@ -105,7 +82,24 @@ def with_facts(config: Config, data: DataModule) -> Config:
         counts = data.class_counts().double()
         task["class_weights"] = (counts.sum() / (len(counts) * counts.clamp(min=1))).tolist()
     task["metrics"] = fill_auto(task.get("metrics") or {}, facts, "task.metrics")
-    return {**config, "task": task, "model": fill_auto(config["model"], outputs, "model")}
+    return {**config, "task": task, "model": fill_auto(_asked(config["model"]), outputs, "model")}
+
+
+def _asked(model: Config) -> Config:
+    """The model's node without those `auto` facts that its constructor has no argument for.
+
+    Raises:
+        UserError: another key is no argument of the constructor.
+    """
+    takes = parameters(locate(model.get("_target_"), "model._target_"))
+    if takes is None:
+        return model
+    takes = [*takes, *SPECIAL_KEYS]
+    unknown = [key for key, value in model.items() if key not in takes and value != "auto"]
+    if unknown:
+        hint = f"{nearest(unknown[0], takes[: -len(SPECIAL_KEYS)])}; model=custom begins without arguments"
+        raise UserError(f"model.{unknown[0]}: {model['_target_']} takes no argument {unknown[0]}: {hint}")
+    return {key: value for key, value in model.items() if key in takes}
 
 
 def make_task(config: Config, classes: list[str], preprocess: Preprocess, *, training: bool = True) -> Task:
@@ -117,22 +111,30 @@ def make_task(config: Config, classes: list[str], preprocess: Preprocess, *, tra
         preprocess: of the data or of a checkpoint.
         training: also make optimizer, scheduler and augmentation.
     """
-    settings = {key: value for key, value in config["task"].items() if key not in ("name", "metrics")}
-    metrics = {name: make(metric, f"task.metrics.{name}") for name, metric in config["task"]["metrics"].items()}
-    arguments: dict[str, Any] = {"model": make_model(config), "num_classes": len(classes), "classes": classes}
-    arguments |= {"preprocess": preprocess, "metrics": metrics}
+    node = {key: value for key, value in config["task"].items() if key not in ("name", "metrics")}
+    model = config["model"] if training else _without_weights(config["model"])
+    metrics = {name: make(metric, f"task.metrics.{name}") for name, metric in (config["task"]["metrics"] or {}).items()}
+    arguments: dict[str, Any] = {"model": make_model({"model": model}), "num_classes": len(classes)}
+    arguments |= {"classes": classes, "preprocess": preprocess, "metrics": metrics}
     if training:
         arguments["optimizer"] = make(config["optimizer"], "optimizer")
         schedule = config["scheduler"]
         arguments["interval"] = schedule["interval"]
         arguments["scheduler"] = make(schedule["build"], "scheduler.build") if schedule["build"] else None
         arguments["augment"] = make_augment(config)
-    # objects go in after Hydra's own look at the config, which would copy them
-    target = make({"_target_": settings.pop("_target_"), "_partial_": True}, "task")
-    try:
-        return target(**settings, **arguments)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise UserError(f"task: {error}") from error
+    task: Task = make(node, "task", **arguments)
+    return task
+
+
+def _without_weights(node: Any) -> Any:
+    """A model's node that fetches no trained weights: a checkpoint holds its own, also where no network is."""
+    if isinstance(node, list):
+        return [_without_weights(inner) for inner in node]
+    if not isinstance(node, Mapping):
+        return node
+    kept = {key: _without_weights(value) for key, value in node.items()}
+    kept |= {key: None for key, value in kept.items() if key.startswith("weights") and isinstance(value, str)}
+    return kept | {key: False for key, value in kept.items() if key.startswith("pretrained") and value is True}
 
 
 def make_augment(config: Config) -> Augment | None:

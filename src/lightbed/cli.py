@@ -8,14 +8,18 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lightbed.catalogue import conf_dir
 from lightbed.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from lightbed.words import Line
 
 COMMANDS = {
     "train": "train a model, test its best checkpoint, draw pictures",
@@ -23,89 +27,189 @@ COMMANDS = {
     "predict": "what a run sees in images: JSON lines and drawn pictures",
     "report": "one table and plots over many runs",
 }
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def conf_dir() -> Path:
-    """The folder of configs: inside the package where it is installed, at the top of the tree where it is edited."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "conf"
+class Failure(NamedTuple):
+    """A job that raised."""
+
+    error: Exception
+    job: str  # its name in a multirun
+    folder: Path
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `lightbed` script; returns the exit code (0 done, 1 a run failed, 2 wrong usage or data)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
     except UserError as error:
         return _say(error)
     except KeyboardInterrupt:
         print("lightbed: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:  # what the output is piped to has read enough, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
-    from lightbed import help as texts
-
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(texts.overview(COMMANDS))
+        if len(arguments) > 1 and arguments[1] in COMMANDS:
+            return _dispatch([arguments[1], "--help"])
+        from lightbed.help import overview
+
+        print(overview(COMMANDS, [conf_dir(), *_config_dir(arguments)]))
         return OK if arguments else USAGE
-    if arguments[0] == "--version":
+    command, rest = arguments[0], arguments[1:]
+    if "--version" in arguments[:2]:
         from lightbed import __version__
 
         print(f"lightbed {__version__}")
         return OK
-    if arguments[0] in ("-sc", "--shell-completion"):
-        return texts.complete(arguments, list(COMMANDS))
-    command, rest = arguments[0], arguments[1:]
+    if command in ("-sc", "--shell-completion"):
+        from lightbed.completion import complete
+
+        return complete(rest, list(COMMANDS))
     if command not in COMMANDS:
-        raise UserError(f"there is no command '{command}': {nearest(command, list(COMMANDS))} See lightbed --help")
+        raise UserError(_no_command(command))
     if "--help" in rest or "-h" in rest:
-        print(texts.command(command, COMMANDS[command], conf_dir()))
+        from lightbed import help as texts
+
+        folders = [*_config_dir(rest), conf_dir()]
+        print(texts.command(command, COMMANDS[command], folders, [word for word in rest if "=" in word]))
         return OK
     return run_hydra(command, rest)
 
 
-def run_hydra(command: str, overrides: list[str]) -> int:
-    """Compose `command`'s config with `overrides` and run it, once or as a multirun; returns the exit code."""
-    import hydra
+def _no_command(word: str) -> str:
+    if "=" in word or word.startswith("-"):
+        return f"a command comes first: lightbed {'|'.join(COMMANDS)} {word}. See lightbed --help"
+    return f"there is no command '{word}': {nearest(word, list(COMMANDS))} See lightbed --help"
 
+
+def _config_dir(words: list[str]) -> list[Path]:
+    """The user's own folder of configs, if the words name one."""
+    for i, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = Path(value or next(iter(words[i + 1 :]), "")).expanduser()
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {folder}: there is no such folder")
+            return [folder]
+    return []
+
+
+def run_hydra(command: str, words: list[str]) -> int:
+    """Compose `command`'s config with `words` and run it, once or as a multirun; returns the exit code."""
     from lightbed import faults, folders
+    from lightbed.words import read
 
-    folders.register(overrides)
-    original = sys.argv
-    result: dict[str, Any] = {}
-
-    def task(cfg: "DictConfig") -> Any:
-        sys.argv = original  # what Lightning starts again for further processes
-        result["value"] = _function(command)(cfg)
-        return result["value"]
-
-    # Hydra then raises instead of printing its own many-line report, and the faults are told here
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [original[0], *overrides]
+    line = read(command, words)
+    folders.register(line.overrides, dry=not line.runs)
+    failures: list[Failure] = []
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
+        if line.runs:
+            faults.check_values(line)
+        with _hydra_arguments(line) as original:
+            _compose_and_run(line, original, failures)
     except UserError:
         raise
     except Exception as error:
-        told = faults.explain(error, command, overrides, conf_dir())
+        told = faults.explain(error, line)
         if told is not None:
             raise told from error
         traceback.print_exc()
-        print(f"lightbed: {command} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"lightbed: {command} failed: {type(error).__name__}: {faults.one_line(error)}", file=sys.stderr)
         return FAILED
     finally:
+        _summarise(command)
+    return max((_exit_code(failure.error) for failure in failures), key=lambda code: code == FAILED, default=OK)
+
+
+def _compose_and_run(line: "Line", original: list[str], failures: list[Failure]) -> None:
+    import hydra
+
+    process = os.getpid()
+
+    def task(cfg: "DictConfig") -> Any:
+        from hydra.core.hydra_config import HydraConfig
+
+        sys.argv = original  # what Lightning starts again for further processes
+        job = HydraConfig.get()
+        try:
+            return _function(line.command)(cfg)
+        except Exception as error:
+            folder = Path(job.runtime.output_dir)
+            # Hydra's own sweeper only prints what a job raised; others count their jobs' failures, and launchers in
+            # other processes hand them over
+            if os.getpid() != process or not str(job.sweeper._target_).endswith(".BasicSweeper"):
+                raise
+            failures.append(Failure(error, folder.name if job.mode.name == "MULTIRUN" else "", folder))
+            _tell(line.command, failures[-1])
+            return None
+
+    main = hydra.main(version_base="1.3", config_path=str(_config_path(line)), config_name=line.command)
+    main(task)()
+
+
+def _config_path(line: "Line") -> Path:
+    return line.folders[-1]
+
+
+@contextmanager
+def _hydra_arguments(line: "Line") -> Iterator[list[str]]:
+    """`sys.argv` as Hydra reads it, and its errors raised instead of printed over many lines; gives the original."""
+    original, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [original[0], *line.argv]
+    try:
+        yield original
+    finally:
         sys.argv = original
-    sweep = folders.sweep_folder()
-    if sweep is not None and command == "train":
-        importlib.import_module("lightbed.commands.report").summarise(sweep)
-    return OK
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
 
 
 def _function(command: str) -> Callable[["DictConfig"], Any]:
     function: Callable[[DictConfig], Any] = getattr(importlib.import_module(f"lightbed.commands.{command}"), command)
     return function
+
+
+def _exit_code(error: Exception) -> int:
+    from lightbed import faults
+
+    return FAILED if faults.users_mistake(error) is None else USAGE
+
+
+def _tell(command: str, failure: Failure) -> None:
+    """Say in one line what a job raised; its traceback stands in its log, or follows where there is none."""
+    from lightbed import faults
+
+    name = f"{failure.job}: " if failure.job else ""
+    mistake = faults.users_mistake(failure.error)
+    if mistake is not None:
+        print(f"lightbed: {name}{faults.one_line(mistake)}", file=sys.stderr)
+        return
+    log = failure.folder / "log.txt"
+    if not log.is_file():
+        traceback.print_exception(failure.error)
+    kind, reason = type(failure.error).__name__, faults.one_line(failure.error)
+    where = f" (traceback in {log})" if log.is_file() else ""
+    print(f"lightbed: {name}{command} failed: {kind}: {reason}{where}", file=sys.stderr)
+
+
+def _summarise(command: str) -> None:
+    """After a multirun, the table over its jobs, if any finished."""
+    from lightbed import folders
+
+    sweep = folders.sweep_folder()
+    if command == "train" and sweep is not None and any(sweep.glob("*/metrics.json")):
+        importlib.import_module("lightbed.commands.report").summarise(sweep)
 
 
 def _say(error: Exception) -> int:

@@ -1,27 +1,31 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
+import yaml
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
 
 from lightbed import build, folders
 from lightbed.callbacks.chance import StepSeed
+from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.callbacks.progress import Progress
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import UserError, one_of
+from lightbed.monitor import mode_of
+from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO
 from lightbed.runs.history import History
 from lightbed.runs.log import say
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.tasks.base import Task
-from lightbed.tasks.optim import mode_of
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -59,7 +63,7 @@ def run(config: build.Config, record: Record) -> float | None:
     record.write(data=describe(data))
     say(f"{config['name']} in {folder}")
 
-    trainer = make_trainer(config, folder, data)
+    trainer = make_trainer(config, record, data)
     epochs = trainer.max_epochs
     if epochs:
         trainer.fit(task, datamodule=data)
@@ -68,9 +72,12 @@ def run(config: build.Config, record: Record) -> float | None:
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     metrics = evaluate(config, trainer, task, data)
-    write_metrics(folder, metrics, trainer)
+    final = write_metrics(folder, metrics, tested_epoch(trainer))
     show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
-    return metrics.get(task.monitor.replace("val/", "test/"))
+    for logger in trainer.loggers:
+        if isinstance(logger, Board):
+            logger.finish("done")
+    return final.get(task.monitor)
 
 
 def describe(data: DataModule) -> dict[str, Any]:
@@ -79,30 +86,44 @@ def describe(data: DataModule) -> dict[str, Any]:
     return {"images": counts, "classes": data.classes, "skipped": len(data.skipped), "skipped_files": data.skipped}
 
 
-def make_trainer(config: build.Config, folder: Path, data: DataModule) -> L.Trainer:
-    """The Trainer with loggers and callbacks for a run in `folder`."""
-    mode = {"mode": mode_of(config["task"]["monitor"])}
+def make_trainer(config: build.Config, record: Record, data: DataModule) -> L.Trainer:
+    """The Trainer with loggers and callbacks for the run of `record`."""
+    folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
+    mode = mode_of(monitor)
     callbacks: list[Callback] = [StepSeed(config["seed"])]
     for name, settings in config["callbacks"].items():
         if settings is not None:
-            callbacks.append(build.make(build.fill_auto(settings, mode, f"callbacks.{name}"), f"callbacks.{name}"))
-    epochs = config["trainer"]["max_epochs"]
-    bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
-    history = History(folder, (lambda row: bar.epoch_line(int(row["epoch"]), epochs, row)) if bar else None)
+            where = f"callbacks.{name}"
+            callbacks.append(build.make(build.fill_auto(settings, {"mode": mode}, where), where))
+    history = History(folder)
     loggers: list[Any] = [history]
+    if config["logger"]["tensorboard"]:
+        words = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
+        loggers.append(Board(folder, parameters(config, record.content.get("choices", {}), words)))
+        history.listeners.append(loggers[-1].log_row)
+    for bar in callbacks:
+        if isinstance(bar, Progress):
+            history.listeners.append(partial(bar.epoch_line, history.rows, monitor, mode, epochs))
     trainer: L.Trainer = build.make(
         config["trainer"],
         "trainer",
         default_root_dir=str(folder),
-        callbacks=callbacks,
+        callbacks=[*callbacks, history],
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         use_distributed_sampler=False,  # ours deal out the samples themselves
         num_sanity_val_steps=0,  # validation comes early enough in short epochs, and half a check is no result
-        enable_model_summary=any("ModelSummary" in type(callback).__name__ for callback in callbacks),
+        enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
     return trainer
+
+
+def tested_epoch(trainer: L.Trainer) -> int | None:
+    """The epoch whose weights were tested last, as far as it is another than the last one."""
+    if Path(trainer.ckpt_path or "").stem != "best":
+        return None
+    return next(c.best_epoch for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
 
 
 def evaluate(config: build.Config, trainer: L.Trainer, task: Task, data: DataModule) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -9,12 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from lightbed.chance import permutation
+from lightbed.data.files import fingerprint
 from lightbed.data.order import EvalOrder, Keys, TrainOrder
 from lightbed.data.source import Batch, KeyedReader, Sample, Source, Subset, as_batch, stack
-from lightbed.errors import UserError, one_of
+from lightbed.errors import UserError
 from lightbed.transforms.preprocess import Preprocess
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass
@@ -44,13 +44,16 @@ class DataModule(L.LightningDataModule):
         test_fraction: the same for the test split, where the data has none.
         split_seed: chooses which images are cut off; apart from `seed`, so that runs of several seeds are compared
             on the same images.
-        evaluate: split that `test` stages read: 'test', or 'val' where the data has no other.
+        cache_dir: folder for what is made from the data and can be made again: decoded images, hashes of files.
         transform: per-sample torchvision v2 transform `(image, target) -> (image, target)` for training, in the
             loader; set by the augment group.
     """
 
     holds: tuple[str, ...] = ("label",)
     """Keys that a target has: what tasks can be trained on it."""
+
+    multilabel: bool = False
+    """Whether `label` is float32 (K,) of 0 and 1, for tasks of kind multilabel."""
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class DataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        cache_dir: str | Path = "~/.cache/lightbed/decoded",
         transform: Callable[..., Sample] | None = None,
     ) -> None:
         super().__init__()
@@ -83,6 +87,7 @@ class DataModule(L.LightningDataModule):
         self.num_workers, self.drop_last = num_workers, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.preprocess = Preprocess(channels, image_size, mean, std, resize)
+        self.cache_dir = Path(cache_dir).expanduser()
         self.transform = transform
         self.splits: dict[str, Source] = {}
         self.classes: list[str] = []
@@ -101,8 +106,8 @@ class DataModule(L.LightningDataModule):
         """Samples -> batch; images of one size by default."""
         return stack(samples)
 
-    def fingerprint_files(self) -> list[Any]:
-        """Files and folders that the data is read from, for the run's record; embedded data has none."""
+    def fingerprint_files(self) -> list[Path]:
+        """Files that the data is read from, known once the data is set up; embedded data has none."""
         return []
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
@@ -166,9 +171,9 @@ class DataModule(L.LightningDataModule):
     def _loader(self, reader: KeyedReader, order: Sampler[Keys]) -> DataLoader[Batch]:
         return DataLoader(
             reader,
-            batch_sampler=order,  # type: ignore[arg-type] - it yields Keys, which only our reader takes
+            batch_sampler=order,  # type: ignore[arg-type]  # it yields Keys, which our reader takes
             num_workers=self.num_workers,
-            collate_fn=as_batch,
+            collate_fn=as_batch,  # type: ignore[arg-type]  # the reader has collated already
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the run's chance
@@ -188,6 +193,11 @@ class DataModule(L.LightningDataModule):
             "in_features": channels * size[0] * size[1],
         }
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What the files hold, for a run's record: `files`, `bytes`, `sha256`; see `files.fingerprint`."""
+        self.setup()
+        return fingerprint(self.fingerprint_files(), self.cache_dir)
+
     def class_counts(self) -> torch.Tensor:
         """Images of each class in the training split, int64 (K,)."""
         source = self._source("train")
@@ -201,8 +211,3 @@ def _labels(source: Any) -> torch.Tensor:
     if hasattr(source, "target"):
         return source.target["label"]  # type: ignore[no-any-return]
     return torch.stack([torch.as_tensor(source[i][1]["label"]) for i in range(len(source))])
-
-
-def check_split(name: str) -> str:
-    """`name`, if it is a split."""
-    return one_of(name, SPLITS, "split")

@@ -1,12 +1,17 @@
 """Downloads with a checksum, whole or not at all."""
 
 import hashlib
+import http.client
 import os
+import shutil
+import tempfile
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from lightbed.data.bar import bar
 from lightbed.errors import UserError
 
 _TIMEOUT = 30  # seconds without a byte
@@ -14,10 +19,10 @@ _CHUNK = 1 << 20
 
 
 class File(NamedTuple):
-    """A published file: its name, MD5 sum (as the publishers state it) and addresses, the first that answers is used."""
+    """A published file: name, MD5 or SHA-256 sum (as published), and addresses, of which the first good one serves."""
 
     name: str
-    md5: str
+    checksum: str  # hexadecimal; its length tells which
     urls: list[str]
 
 
@@ -31,42 +36,84 @@ def fetch(file: File, folder: Path) -> Path:
         UserError: no address answers, the sum is wrong, or the folder cannot be written.
     """
     target = folder / file.name
-    if target.is_file() and md5(target) == file.md5:
+    if target.is_file() and checksum(target, file.checksum) == file.checksum:
         return target
+    partial = folder / f".{file.name}.{os.getpid()}.part"
+    failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        failures = []
         for url in file.urls:
-            failure = _try(url, target, file.md5)
+            failure = _download(url, partial, file)
             if failure is None:
+                partial.replace(target)
                 return target
             failures.append(failure)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; set paths.data to a folder of yours") from error
+    finally:
+        if folder.is_dir():
+            partial.unlink(missing_ok=True)
     reason = "; ".join(dict.fromkeys(failures))
     raise UserError(
         f"cannot download {file.name} ({reason}); put it into {folder} or set paths.data to where the data is"
     )
 
 
-def _try(url: str, target: Path, expected: str) -> str | None:
-    """Download one address to `target`; returns why it failed, or None."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+def _download(url: str, partial: Path, file: File) -> str | None:
+    """Download one address to `partial`; returns why it is no good, or None. Faults in writing are raised."""
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer, partial.open("wb") as out:
-            while chunk := answer.read(_CHUNK):
+        answer = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        return f"{url} answers {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"{url}: {_reason(error)}"
+    with answer, partial.open("wb") as out:
+        size = int(answer.headers.get("Content-Length") or 0)
+        with bar(f"downloading {file.name}", size or None) as advance:
+            while True:
+                try:
+                    chunk = answer.read(_CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    return f"{url} broke off: {_reason(error)}"
+                if not chunk:
+                    break
                 out.write(chunk)
-        if (found := md5(partial)) != expected:
-            return f"{url} has MD5 {found}, not {expected}"
-        partial.replace(target)
-        return None
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        return f"{url}: {getattr(error, 'reason', error)}"
-    finally:
-        partial.unlink(missing_ok=True)
+                advance(len(chunk))
+        if out.tell() < size:
+            return f"{url} broke off after {out.tell():,} of {size:,} bytes"
+    found = checksum(partial, file.checksum)
+    kind = "MD5" if len(file.checksum) == 32 else "SHA-256"
+    return None if found == file.checksum else f"{url} has {kind} {found}, not {file.checksum}"
 
 
-def md5(path: Path) -> str:
-    """The file's MD5 sum, hexadecimal; a checksum against damage, not against malice."""
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", error)
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def checksum(path: Path, like: str) -> str:
+    """The file's sum of the kind that `like` is, hexadecimal: MD5 of 32 digits or SHA-256 of 64."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if len(like) == 32:  # against damage, not against malice
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a zip file as `folder`, which appears when it is whole.
+
+    Raises:
+        UserError: the archive is damaged or the folder cannot be written.
+    """
+    part = None
+    try:
+        part = Path(tempfile.mkdtemp(".part", f".{folder.name}.", folder.parent))
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(part)
+        part.chmod(0o755)  # temporary folders are closed to others
+        part.rename(folder)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot unpack {archive} into {folder}: {error}") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Which samples make which batch: a function of (seed, epoch), never of a state that a resume could lose."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +30,8 @@ class TrainOrder(Sampler[Keys]):
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, drop_last: bool, trainer: "Trainer | None") -> None:
-        self.count, self.batch_size, self.seed, self.drop_last, self.trainer = (
-            count,
-            batch_size,
-            seed,
-            drop_last,
-            trainer,
-        )
+        self.count, self.batch_size, self.seed, self.drop_last = count, batch_size, seed, drop_last
+        self.trainer = trainer
         self.rank = trainer.global_rank if trainer else 0
         self.world = trainer.world_size if trainer else 1
 
@@ -50,11 +45,12 @@ class TrainOrder(Sampler[Keys]):
         return max(1, min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit))
 
     def __iter__(self) -> Iterator[Keys]:
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed if self.trainer else 0
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total if self.trainer else None
+        done = progress.processed if progress is not None else 0
         epoch, start = divmod(done, self._steps())
         order = permutation(self.count, self.seed, "order", epoch)
         if self.world > 1 and not self.drop_last:
-            order = torch.cat([order, order[: -self.count % self.world]])
+            order = order[torch.arange(self.count + -self.count % self.world) % self.count]
         whole = self.batch_size * self.world
         for batch in range(start, len(self)):
             yield Keys(epoch, order[batch * whole + self.rank : (batch + 1) * whole : self.world])
@@ -71,4 +67,4 @@ class EvalOrder(Sampler[Keys]):
         return -(-len(self.mine) // self.batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
-        return (Keys(0, part) for part in self.mine.split(self.batch_size))
+        return (Keys(0, part) for part in torch.split(self.mine, self.batch_size))

@@ -1,4 +1,4 @@
-"""Where samples come from: an array in memory (or mapped from disk), or any data set read one sample at a time."""
+"""Where samples come from: an array in memory (or mapped from disk), or files read one sample at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 
 from lightbed.chance import derive, seed_all
+from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
+from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
 
 Sample = tuple[Tensor, Target]
@@ -18,7 +21,10 @@ Batch = tuple[Any, Any]
 
 
 class Source(Protocol):
-    """A split of a data set: a length, and a sample `(image, target)` for each index."""
+    """A split of a data set: a length, and a sample `(image, target)` for each index.
+
+    A source whose attribute `batched` is true also has `take(indices)`, which gives a whole batch at once.
+    """
 
     def __len__(self) -> int: ...
 
@@ -29,10 +35,12 @@ class ArraySource:
     """Samples held as arrays and fetched a batch at a time, without a Python call per sample.
 
     Args:
-        images: uint8 (N, C, H, W), a tensor in memory or a NumPy memory map.
+        images: uint8 (N, C, H, W), a tensor in memory or a NumPy array, also one mapped from disk.
         target: tensors with a leading N each, e.g. `{"label": int64 (N,)}`.
         paths: the files that the images came from, if any.
     """
+
+    batched = True
 
     def __init__(
         self, images: Tensor | np.ndarray, target: dict[str, Tensor], paths: Sequence[str] | None = None
@@ -40,23 +48,49 @@ class ArraySource:
         lengths = {len(images), *(len(value) for value in target.values())}
         if len(lengths) != 1:
             raise ValueError(f"images and targets differ in length: {sorted(lengths)}")
-        self.images, self.target, self.paths = images, target, paths
+        # NumPy copies rows without waking torch's threads, which costs more than the copy where cores are busy
+        self.images = images.numpy() if isinstance(images, Tensor) else images
+        self.target, self.paths = target, paths
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        target: Any = {name: values[index] for name, values in self.target.items()}
-        if self.paths is not None:
-            target["path"] = self.paths[index]
-        image = self.images[index]
-        return (torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image), target
+        return torch.from_numpy(np.array(self.images[index])), _target(self.target, self.paths, index)
 
     def take(self, indices: Tensor) -> Batch:
         """The samples at `indices`, int64 (n,), as one batch: images uint8 (n, C, H, W) and stacked targets."""
-        mapped = isinstance(self.images, np.ndarray)
-        images = torch.from_numpy(self.images[indices.numpy()]) if mapped else self.images[indices]
+        images = torch.from_numpy(np.take(self.images, indices.numpy(), axis=0))
         return images, {name: values[indices] for name, values in self.target.items()}
+
+
+class FileSource:
+    """Samples whose images are read from their files each time: for data too large to be kept decoded.
+
+    Args:
+        paths: image files.
+        target: tensors with a leading N each.
+        preprocess: says channels and size.
+    """
+
+    batched = False
+
+    def __init__(self, paths: Sequence[str], target: dict[str, Tensor], preprocess: Preprocess) -> None:
+        self.paths, self.target, self.preprocess = paths, target, preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = read_image(self.paths[index], self.preprocess.channels)
+        return self.preprocess.fit(image), _target(self.target, self.paths, index)
+
+
+def _target(target: dict[str, Tensor], paths: Sequence[str] | None, index: int) -> Target:
+    one: Any = {name: values[index] for name, values in target.items()}
+    if paths is not None:
+        one["path"] = paths[index]
+    return one  # type: ignore[no-any-return]
 
 
 class Subset:
@@ -64,8 +98,7 @@ class Subset:
 
     def __init__(self, source: Source, indices: Tensor) -> None:
         self.source, self.indices = source, indices
-        if hasattr(source, "take"):
-            self.take = lambda positions: source.take(self.indices[positions])
+        self.batched = getattr(source, "batched", False)
         paths = getattr(source, "paths", None)
         self.paths = [paths[i] for i in indices.tolist()] if paths is not None else None
 
@@ -75,9 +108,13 @@ class Subset:
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.indices[index])]
 
+    def take(self, positions: Tensor) -> Batch:
+        """See `ArraySource.take`; only where `batched`."""
+        return self.source.take(self.indices[positions])  # type: ignore[attr-defined, no-any-return]
+
 
 class KeyedReader(Dataset[Batch]):
-    """Reads whole batches named by `Keys`; each sample's transform draws from a generator keyed by (seed, epoch, index).
+    """Reads whole batches named by `Keys`; what a sample's transform draws is keyed by (seed, epoch, index).
 
     Args:
         source: where samples come from.
@@ -94,7 +131,7 @@ class KeyedReader(Dataset[Batch]):
         collate: Callable[[list[Sample]], Batch],
     ) -> None:
         self.source, self.seed, self.transform, self.collate = source, seed, transform, collate
-        self.fast = transform is None and hasattr(source, "take")
+        self.fast = transform is None and getattr(source, "batched", False)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -109,28 +146,26 @@ class KeyedReader(Dataset[Batch]):
         return images, target
 
     def _read(self, epoch: int, index: int) -> Sample:
-        if self.transform is not None:
-            seed_all(derive(self.seed, "sample", epoch, index))
         try:
-            sample = self.source[index]
-            return sample if self.transform is None else self.transform(*sample)
+            image, target = self.source[index]
+            if self.transform is None:
+                return image, target
+            seed_all(derive(self.seed, "sample", epoch, index))
+            return self.transform(tv_tensors.Image(image), target)
         except UserError:
             raise
         except Exception as error:
-            where = f"sample {index} of {type(self.source).__name__}"
-            raise RuntimeError(f"{where} (epoch {epoch}) failed: {type(error).__name__}: {error}") from error
+            paths = getattr(self.source, "paths", None)
+            where = f"sample {index}" + (f" ({paths[index]})" if paths is not None else "")
+            raise RuntimeError(f"{where} of epoch {epoch} failed: {type(error).__name__}: {error}") from error
 
 
 def stack(samples: list[Sample]) -> Batch:
-    """Samples of one size -> images (N, C, H, W) and a dict of stacked targets; paths stay a list."""
+    """Samples of one size -> images (N, C, H, W) and a dict of stacked targets, without their paths."""
     images = torch.stack([image for image, _ in samples])
-    names = samples[0][1].keys()
-    columns: dict[str, Any] = {name: [target[name] for _, target in samples] for name in names}  # type: ignore[literal-required]
-    return images, {
-        name: torch.stack([torch.as_tensor(value) for value in values])
-        for name, values in columns.items()
-        if name != "path"
-    }
+    names = [name for name in samples[0][1] if name != "path"]
+    columns: dict[str, list[Any]] = {name: [target[name] for _, target in samples] for name in names}  # type: ignore[literal-required]
+    return images, {name: torch.stack([torch.as_tensor(value) for value in columns[name]]) for name in names}
 
 
 def as_batch(batch: Batch) -> Batch:

@@ -30,4 +30,4 @@ class DNN(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, K)."""
-        return super().forward(images)  # type: ignore[no-any-return]
+        return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
