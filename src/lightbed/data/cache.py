@@ -64,8 +64,13 @@ class Decoder:
             "resize": "none" if same_size else preprocess.resize,
             "kept": "images" if store else "checks",
         }
+        self.made_from |= self.further()
         digest = hashlib.sha256(json.dumps([self.made_from, files]).encode()).hexdigest()
         self.folder = cache_dir / f"{root.name}-{digest[:24]}"
+
+    def further(self) -> dict[str, Any]:
+        """What else the decoded files depend on, where a subclass reads them in its own way."""
+        return {}
 
     def decode(self) -> Decoded:
         """The cache's content; it is built if it is not there.

@@ -3,11 +3,11 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import get_model
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from lightbed.errors import UserError
+from lightbed.errors import UserError, nearest
 from lightbed.models.resampling import bilinear
+from lightbed.models.zoo import classifier, names
 
 STRIDES = (8, 16, 32)
 
@@ -24,9 +24,9 @@ class FCN(nn.Module):
 
     Args:
         num_classes: K.
-        in_channels: C of the images; weights of the backbone need 3.
+        in_channels: C of the images.
         backbone: name of a torchvision classifier with features at 1/8, 1/16 and 1/32 of the image; vgg16 in the paper.
-        weights: of the backbone, as torchvision names them, e.g. 'DEFAULT'; None for none.
+        weights: of the backbone, see `zoo.classifier`.
         stride: 32, 16 or 8: how far down finer features are added.
         hidden: channels of the two hidden layers of the head; 4096 in the paper.
         kernel: side of the head's first convolution, odd; 7 in the paper.
@@ -90,14 +90,9 @@ def trunk(backbone: str, weights: str | None, strides: list[int], in_channels: i
     Raises:
         UserError: there is no such network, or it has no features (N, C, H/stride, W/stride).
     """
-    if in_channels != 3 and weights is not None:
-        raise UserError(f"model.weights={weights} is for RGB images, but the data has {in_channels} channels")
-    try:
-        network = get_model(backbone, weights=weights)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"model.backbone={backbone} with model.weights={weights}: {error}") from error
-    if in_channels != 3:
-        _replace_stem(network, in_channels)
+    if backbone not in names():
+        raise UserError(f"model.backbone={backbone} is no classifier of torchvision: {nearest(backbone, names())}")
+    network = classifier(backbone, 1000, in_channels, weights=weights)
     found = _every_output(network, in_channels)
     last: dict[int, tuple[str, int]] = {}
     for name, value in found.items():
@@ -115,31 +110,16 @@ def trunk(backbone: str, weights: str | None, strides: list[int], in_channels: i
 
 def _every_output(network: nn.Module, in_channels: int) -> dict[str, Tensor]:
     """Each operation's output for an image of 256x256 pixels, in the order of execution."""
-    names, _ = get_graph_node_names(network)
+    nodes, _ = get_graph_node_names(network)
     images = torch.zeros(1, in_channels, 256, 256, device=next(network.parameters()).device)
     network.eval()
     try:
         with torch.no_grad():
-            outputs: dict[str, Tensor] = create_feature_extractor(network, names[1:])(images)
+            outputs: dict[str, Tensor] = create_feature_extractor(network, nodes[1:])(images)
     except AssertionError:  # a transformer that takes images of one size only
         outputs = {}
     network.train()
     return outputs
-
-
-def _replace_stem(network: nn.Module, in_channels: int) -> None:
-    """Give the network's first convolution `in_channels` inputs."""
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            keys = ("out_channels", "kernel_size", "stride", "padding", "dilation")
-            arguments = {key: getattr(module, key) for key in keys}
-            parent, _, child = name.rpartition(".")
-            setattr(
-                network.get_submodule(parent),
-                child,
-                nn.Conv2d(in_channels, **arguments, bias=module.bias is not None),
-            )
-            return
 
 
 def _to_size(scores: Tensor, size: torch.Size) -> Tensor:

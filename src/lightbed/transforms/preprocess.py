@@ -55,18 +55,22 @@ class Preprocess(nn.Module):
         """Normalised images (..., C, H, W) -> uint8, for pictures."""
         return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
 
-    def fit(self, image: Tensor) -> Tensor:
-        """One image uint8 (C, h, w) of any size -> uint8 (C, H, W) of the network's input size."""
+    def fit(self, image: Tensor, *, mask: bool = False) -> Tensor:
+        """One image uint8 (C, h, w) of any size -> uint8 (C, H, W) of the network's input size.
+
+        With `mask` the pixels are classes: each takes the class of the nearest one, none are mixed.
+        """
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
+        how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
         if self.resize == "crop":
             ratio = max(self.size[0] / image.shape[-2], self.size[1] / image.shape[-1])
             scaled = [
                 max(round(image.shape[-2] * ratio), self.size[0]),
                 max(round(image.shape[-1] * ratio), self.size[1]),
             ]
-            return F.center_crop(F.resize(image, scaled, antialias=True), list(self.size))
-        return F.resize(image, list(self.size), antialias=True)
+            return F.center_crop(F.resize(image, scaled, **how), list(self.size))
+        return F.resize(image, list(self.size), **how)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, for a checkpoint."""
