@@ -14,7 +14,17 @@ from lightbed.tasks.base import Task
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
 
-__all__ = ["Config", "make", "make_data", "make_model", "make_task", "resolve", "with_facts"]
+__all__ = [
+    "Config",
+    "locate",
+    "make",
+    "make_data",
+    "make_model",
+    "make_task",
+    "parameters",
+    "resolve",
+    "with_facts",
+]
 
 Config = dict[str, Any]
 
@@ -138,7 +148,8 @@ def _without_weights(node: Any) -> Any:
 
 def make_augment(config: Config) -> Augment | None:
     """The batched augmentation of the augment group, keyed by the run's seed; None where it is empty."""
-    steps = [make(step, f"augment.batch[{i}]") for i, step in enumerate(config["augment"]["batch"])]
+    named = config["augment"]["batch"].items()
+    steps = [make(step, f"augment.batch.{name}") for name, step in named if step is not None]
     return Augment(steps, config["seed"]) if steps else None
 
 

@@ -136,6 +136,7 @@ def _compose_and_run(line: "Line", original: list[str], failures: list[Failure])
 
     def task(cfg: "DictConfig") -> Any:
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
 
         sys.argv = original  # what Lightning starts again for further processes
         job = HydraConfig.get()
@@ -147,16 +148,11 @@ def _compose_and_run(line: "Line", original: list[str], failures: list[Failure])
             # other processes hand them over
             if os.getpid() != process or not str(job.sweeper._target_).endswith(".BasicSweeper"):
                 raise
-            failures.append(Failure(error, folder.name if job.mode.name == "MULTIRUN" else "", folder))
+            failures.append(Failure(error, folder.name if job.mode is RunMode.MULTIRUN else "", folder))
             _tell(line.command, failures[-1])
             return None
 
-    main = hydra.main(version_base="1.3", config_path=str(_config_path(line)), config_name=line.command)
-    main(task)()
-
-
-def _config_path(line: "Line") -> Path:
-    return line.folders[-1]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=line.command)(task)()
 
 
 @contextmanager

@@ -1,24 +1,38 @@
 """Names of run folders: the resolvers that Hydra's configs use, and the folders that they made in this process."""
 
+import hashlib
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightbed.errors import UserError
+
+LONGEST = 150  # bytes of a job's folder name; file systems take 255
+
 _made: dict[str, str] = {}
 _varying: list[str] = []
 _sweeping: list[str] = []
+_jobs: dict[str, Any] = {}
+_dry: list[bool] = [False]
 
 
-def register(overrides: Sequence[str]) -> None:
-    """Register the resolvers `new_folder` and `job_name` for one command line."""
+def register(overrides: Sequence[str], *, dry: bool = False) -> None:
+    """Register the resolvers `new_folder`, `sweep_folder` and `job_name` for one command line.
+
+    Args:
+        overrides: the command line's key=value.
+        dry: create no folders, for a config that is only shown.
+    """
     from omegaconf import OmegaConf
 
-    _made.clear()
-    _sweeping.clear()
+    for state in (_made, _sweeping, _jobs):
+        state.clear()
     _varying[:] = _swept(overrides)
+    _dry[:] = [dry]
     OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", _one_folder, replace=True)
     OmegaConf.register_new_resolver("job_name", _job_name, replace=True)
 
 
@@ -27,17 +41,36 @@ def new_folder(parent: str) -> str:
 
     The folder is made when Hydra asks for its name. `mkdir` fails where another process was there first; a counter
     is appended then.
+
+    Raises:
+        UserError: it cannot be created there.
     """
     if parent not in _made:
         base = Path(parent).expanduser()
+        if _dry[0]:
+            return str(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
         try:
             base.mkdir(parents=True, exist_ok=True)
             _made[parent] = str(_claim(base))
         except OSError as error:
-            from lightbed.errors import UserError
-
             raise UserError(f"cannot create a run folder in {base}: {error.strerror}; set paths.outputs") from error
     return _made[parent]
+
+
+def run_name(folder: Path) -> str:
+    """How titles call a run: `NAME/DATE_TIME`, a multirun's job `NAME/DATE_TIME/JOB`, else its folder's name."""
+    for parts in (2, 3):
+        name = folder.parts[-parts:]
+        if len(name) == parts and re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", name[1]):
+            return "/".join(name)
+    return folder.name
+
+
+def _one_folder(parent: str) -> str:
+    """The folder of a multirun: the first that is asked for, also where jobs have names and so parents of their own."""
+    if not _sweeping:
+        _sweeping[:] = [new_folder(parent)]
+    return _sweeping[0]
 
 
 def _claim(base: Path) -> Path:
@@ -71,8 +104,25 @@ def _job_name(overrides: Sequence[str], _root_: Any) -> str:
     params = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
     varying = {*_varying, *_swept([f"{key}={value}" for key, value in params.items()])}
     chosen = [word for word in overrides if word.split("=")[0].lstrip("+~") in varying] or list(overrides)
-    name = ",".join(word.lstrip("+~") for word in chosen)
-    return re.sub(r"[^\w=,.+-]+", "-", name).strip("-")[:200] or "job"
+    number = OmegaConf.select(_root_, "hydra.job.num", throw_on_missing=False)
+    return _unique(safe_name([word.lstrip("+~") for word in chosen]), number)
+
+
+def safe_name(words: Sequence[str]) -> str:
+    """A folder name that says `words`; where it cannot say them in full, a digest keeps it apart from others."""
+    whole = ",".join(words)
+    name = re.sub(r"[^\w=,.+-]+", "-", whole.replace("'", "").replace('"', "")).strip("-.") or "job"
+    short = name.encode()[:LONGEST].decode(errors="ignore")
+    if name == whole.replace("'", "").replace('"', "") and short == name:
+        return name
+    return f"{short}-{hashlib.blake2b(whole.encode(), digest_size=3).hexdigest()}"
+
+
+def _unique(name: str, number: Any) -> str:
+    """`name`, with the job's number behind it where another job of this sweep has the name."""
+    if _jobs.setdefault(name, number) == number:
+        return name
+    return _unique(f"{name}_{number}", number)
 
 
 def note_sweep(folder: Path) -> None:

@@ -7,18 +7,26 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from lightbed.runs.log import say
 
-_SHOWN = ("loss", "accuracy", "iou", "pixel_accuracy", "map")  # of the many metrics, those on an epoch's line
+_SHOWN = (
+    "loss",
+    "accuracy",
+    "iou",
+    "pixel_accuracy",
+    "map",
+)  # of the many metrics, those on an epoch's line, in this order
 
 
 class Progress(ProgressBar):
-    """A bar while a stage runs and a line an epoch with its losses, main metric, learning rate and seconds.
+    """A bar while a stage runs, and a line an epoch with its losses, main metric and seconds.
 
     The bar is drawn by time, not by batch, and reads the loss only then: on the small networks that this framework
-    trains in seconds, a bar that is touched every step costs a third of the epoch.
+    trains in seconds, a bar that is touched every step costs a third of the epoch. A stage that ends before the bar is
+    due has none.
 
     Args:
         every_seconds: how often the bar is drawn; 0 turns it off. Off, too, where the output is no terminal.
@@ -29,8 +37,10 @@ class Progress(ProgressBar):
         self.every_seconds = every_seconds
         self.console = Console()
         self.bar: Bar | None = None
+        self.text, self.total = "", 0.0
+        self.running = False
         self.enabled = every_seconds > 0 and self.console.is_terminal
-        self.due = self.started = 0.0
+        self.due = 0.0
 
     def disable(self) -> None:
         self.enabled = False
@@ -41,11 +51,11 @@ class Progress(ProgressBar):
     # -- stages --------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.started = time.monotonic()
-        self._open(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", trainer.num_training_batches)
+        self._open(_count(trainer.current_epoch, trainer.max_epochs), trainer.num_training_batches)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        if self.bar is not None and time.monotonic() >= self.due:
+    def on_train_batch_end(self, *args: Any, **_: Any) -> None:
+        if self.running and time.monotonic() >= self.due:
+            _, _, outputs, _, batch_idx = args
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             self._draw(batch_idx + 1, f"loss {float(loss):.4f}" if isinstance(loss, torch.Tensor) else "")
 
@@ -56,15 +66,11 @@ class Progress(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._open("test", sum(trainer.num_test_batches))
 
-    def on_validation_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:  # noqa: ARG002, E501
-        self._step(batch_idx)
+    def on_validation_batch_end(self, *args: Any, **_: Any) -> None:
+        self._step(args[4])  # trainer, module, outputs, batch, number of the batch
 
-    def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:  # noqa: ARG002, E501
-        self._step(batch_idx)
+    def on_test_batch_end(self, *args: Any, **_: Any) -> None:
+        self._step(args[4])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._close()
@@ -75,41 +81,51 @@ class Progress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self._close()
 
-    def epoch_line(self, epoch: int, epochs: int | None, metrics: dict[str, float]) -> None:
-        """Print an epoch's line; called when its row of metrics is complete."""
+    def epoch_line(self, row: dict[str, float], epochs: int | None, *, best: bool) -> None:
+        """Print the line of a complete row of the history.
+
+        Args:
+            row: see `runs.history`.
+            epochs: how many there will be; None or -1 where that is open.
+            best: whether the row's monitored value is the best so far.
+        """
         self._close()
-        width = len(str(epochs))
-        shown = [
-            name for name in metrics if name.partition("/")[2] in _SHOWN and name.split("/")[0] in ("train", "val")
-        ]
-        values = "  ".join(f"{name} {metrics[name]:.4f}" for name in sorted(shown))
-        say(f"epoch {epoch + 1:>{width}}/{epochs}  {values}  {time.monotonic() - self.started:.1f} s")
+        names = [f"{stage}/{name}" for stage in ("train", "val") for name in _SHOWN]
+        values = [f"{name} {row[name]:.4f}" for name in names if name in row]
+        line = [_count(int(row["epoch"]), epochs), *values, f"{row['seconds']:.1f} s", *(["best"] if best else [])]
+        say("  ".join(line))
 
     # -- the bar -------------------------------------------------------------------------------------------------------
 
-    def _open(self, text: str, total: int | float) -> None:
+    def _open(self, text: str, total: float) -> None:
         self._close()
-        if not self.enabled:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Bar(
-            *columns, TextColumn("{task.fields[loss]}"), console=self.console, transient=True, auto_refresh=False
-        )
-        self.bar.add_task(text, total=total if total != float("inf") else None, loss="")
-        self.bar.start()
+        self.text, self.total, self.running = text, total, self.enabled
         self.due = time.monotonic() + self.every_seconds
 
     def _step(self, batch_idx: int) -> None:
-        if self.bar is not None and time.monotonic() >= self.due:
+        if self.running and time.monotonic() >= self.due:
             self._draw(batch_idx + 1, "")
 
     def _draw(self, done: int, loss: str) -> None:
-        assert self.bar is not None
-        self.bar.update(self.bar.task_ids[0], completed=done, loss=loss)
-        self.bar.refresh()
+        if self.bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Bar(
+                *columns, TextColumn("{task.fields[loss]}"), console=self.console, transient=True, auto_refresh=False
+            )
+            self.bar.add_task(self.text, total=self.total if self.total != float("inf") else None, loss="")
+            self.bar.start()
+        self.bar.update(self.bar.task_ids[0], completed=done, loss=loss, refresh=True)
         self.due = time.monotonic() + self.every_seconds
 
     def _close(self) -> None:
+        self.running = False
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _count(epoch: int, epochs: int | None) -> str:
+    """`epoch  3/15`, counted from 1."""
+    if epochs is None or epochs < 0:
+        return f"epoch {epoch + 1}"
+    return f"epoch {epoch + 1:>{len(str(epochs))}}/{epochs}"

@@ -1,7 +1,6 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from lightbed.errors import UserError, one_of
 from lightbed.monitor import mode_of
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO
-from lightbed.runs.history import History
+from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
+from lightbed.runs.overhead import NoProfiler, settle_devices
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.tasks.base import Task
@@ -46,6 +46,7 @@ def run(config: build.Config, record: Record) -> float | None:
     """Build everything, fit, test, and write the results into the record's folder."""
     folder = record.folder
     build.set_threads(config["threads"])
+    settle_devices()
     torch.set_float32_matmul_precision("high")
     data = build.make_data(config)
     config = build.with_facts(config, data)
@@ -63,7 +64,7 @@ def run(config: build.Config, record: Record) -> float | None:
     record.write(data=describe(data))
     say(f"{config['name']} in {folder}")
 
-    trainer = make_trainer(config, record, data)
+    trainer = make_trainer(config, record)
     epochs = trainer.max_epochs
     if epochs:
         trainer.fit(task, datamodule=data)
@@ -86,7 +87,7 @@ def describe(data: DataModule) -> dict[str, Any]:
     return {"images": counts, "classes": data.classes, "skipped": len(data.skipped), "skipped_files": data.skipped}
 
 
-def make_trainer(config: build.Config, record: Record, data: DataModule) -> L.Trainer:
+def make_trainer(config: build.Config, record: Record) -> L.Trainer:
     """The Trainer with loggers and callbacks for the run of `record`."""
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
@@ -101,12 +102,16 @@ def make_trainer(config: build.Config, record: Record, data: DataModule) -> L.Tr
         words = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
         loggers.append(Board(folder, parameters(config, record.content.get("choices", {}), words)))
         history.listeners.append(loggers[-1].log_row)
-    for bar in callbacks:
-        if isinstance(bar, Progress):
-            history.listeners.append(partial(bar.epoch_line, history.rows, monitor, mode, epochs))
+    bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
+    if bar is not None:
+        history.listeners.append(
+            lambda row: bar.epoch_line(row, epochs, best=best_epoch(history.rows, monitor, mode) == row["epoch"])
+        )
+    profiler = {} if config["trainer"].get("profiler") else {"profiler": NoProfiler()}
     trainer: L.Trainer = build.make(
         config["trainer"],
         "trainer",
+        **profiler,
         default_root_dir=str(folder),
         callbacks=[*callbacks, history],
         logger=loggers,

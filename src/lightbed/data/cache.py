@@ -108,7 +108,7 @@ class Decoder:
             shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(".part", f".{self.folder.name}.", self.folder.parent))
         try:
-            with (part / "images.bin").open("wb") as out:
+            with (part / "images.bin").open("wb") if self.store else io.BytesIO() as out:
                 broken = self._read_all(out)
             made = {**self.made_from, "files": len(self.files), "broken": broken}
             (part / "source.json").write_text(json.dumps(made, indent=1))

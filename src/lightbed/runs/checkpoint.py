@@ -67,6 +67,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     card = content.get("lightbed") if isinstance(content, dict) else None
     if not isinstance(card, dict) or not card.get("config_json"):
         raise UserError(f"{path} is no checkpoint of a Lightbed run: it does not say how its model is built")
-    if card["format"] > FORMAT:
-        raise UserError(f"{path} has format {card['format']}, this Lightbed knows up to {FORMAT}: use a newer Lightbed")
+    found = card.get("format")
+    if not isinstance(found, int) or found > FORMAT:
+        raise UserError(f"{path} has format {found}, this Lightbed knows up to {FORMAT}: use a newer Lightbed")
+    missing = [key for key in ("classes", "preprocess") if not card.get(key)]
+    if missing or "state_dict" not in content:
+        raise UserError(f"{path} is incomplete: it lacks {', '.join(missing) or 'its weights'}")
     return content  # type: ignore[no-any-return]

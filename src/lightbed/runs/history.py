@@ -1,38 +1,46 @@
 """metrics.csv: one row an epoch."""
 
 import csv
+import math
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 _FIRST = ("epoch", "step", "seconds")
+Row = dict[str, float]
 
 
-class History(Logger):
-    """A Lightning logger that appends one row an epoch to metrics.csv: validation and training values together.
+class History(Logger, Callback):
+    """A Lightning logger that appends one row an epoch to metrics.csv: training and validation values together.
 
     Lightning logs an epoch's validation values before its training values, so the row is complete, and written, when
     the training loss arrives. A name that appears for the first time in a later epoch makes the file be written anew,
-    in one piece.
+    in one piece; so does an epoch that is in the file already, because a resumed run repeats it: its row and those
+    after it are replaced.
+
+    A row's `step` counts the optimizer's steps so far, its `seconds` the time since the row before (since the fit
+    began, for the first), so that they sum up to the whole fit's. For this it is a callback, too.
 
     Args:
         folder: the run folder.
-        on_row: called with each complete row.
+        listeners: called with each complete row, after it was written.
     """
 
-    def __init__(self, folder: Path, on_row: Callable[[dict[str, float]], None] | None = None) -> None:
+    def __init__(self, folder: Path, listeners: Sequence[Callable[[Row], None]] = ()) -> None:
         super().__init__()
         self.path = folder / "metrics.csv"
-        self.on_row = on_row
+        self.listeners = list(listeners)
         self.rows = read_history(self.path)
-        self.row: dict[str, float] = {}
+        self.columns = columns(self.rows)
+        self.row: Row = {}
         self.started = time.monotonic()
 
     @property
@@ -47,6 +55,9 @@ class History(Logger):
     def root_dir(self) -> str:
         return str(self.path.parent)
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        self.row, self.started = {}, time.monotonic()
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         return None
@@ -58,29 +69,46 @@ class History(Logger):
         # values are float32: written in the fewest digits that give the same bits back
         self.row |= {name: float(str(np.float32(value))) for name, value in metrics.items()}
         if "train/loss" in metrics:
-            head = {"epoch": int(self.row.pop("epoch")), "step": step or 0}
-            self._append({**head, "seconds": round(time.monotonic() - self.started, 3), **self.row})
-            self.row, self.started = {}, time.monotonic()
+            # Lightning counts steps from 0
+            head = {"epoch": int(self.row.pop("epoch")), "step": (step or 0) + 1}
+            now = time.monotonic()
+            self._append({**head, "seconds": round(now - self.started, 3), **self.row})
+            self.row, self.started = {}, now
 
-    def _append(self, row: dict[str, float]) -> None:
-        new = not self.rows or set(row) - set(self.rows[0])
-        self.rows.append(row)
-        if new:
+    def _append(self, row: Row) -> None:
+        kept = [old for old in self.rows if old["epoch"] < row["epoch"]]
+        anew = not kept or len(kept) < len(self.rows) or not row.keys() <= set(self.columns)
+        self.rows = [*kept, row]
+        if anew:
+            self.columns = columns(self.rows)
             write_history(self.path, self.rows)
         else:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, list(columns(self.rows))).writerow(row)
-        if self.on_row is not None:
-            self.on_row(row)
+                csv.DictWriter(file, self.columns).writerow(row)
+        for listener in self.listeners:
+            listener(row)
 
 
-def columns(rows: list[dict[str, float]]) -> list[str]:
+def best_epoch(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> int | None:
+    """The epoch (from 0) whose monitored value is best, the first of equals; None where it was never a number.
+
+    Args:
+        rows: of a history.
+        monitor: column that is compared.
+        mode: 'max' or 'min', which is better.
+    """
+    sign = -1 if mode == "max" else 1
+    found = [(sign * row[monitor], int(row["epoch"])) for row in rows if not math.isnan(row.get(monitor, math.nan))]
+    return min(found)[1] if found else None
+
+
+def columns(rows: Sequence[Mapping[str, float]]) -> list[str]:
     """All names in the rows, epoch and step first, then in alphabetical order."""
     names = {name for row in rows for name in row}
     return [*_FIRST, *sorted(names - set(_FIRST))]
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path) -> list[Row]:
     """The rows of a metrics.csv; empty cells are left out. No file is no rows."""
     if not path.is_file():
         return []
@@ -91,7 +119,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
         ]
 
 
-def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write all rows in one piece: beside the file first, then in its place."""
     beside = path.with_suffix(".tmp")
     with beside.open("w", newline="") as file:

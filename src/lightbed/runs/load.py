@@ -1,10 +1,12 @@
 """From a run folder or a checkpoint file back to a task that predicts and tests the same numbers."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightbed.build import Config, make_task
+from lightbed.data.base import DataModule
 from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.trust import check_targets
@@ -61,6 +63,37 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
     task = make_task(config, card["classes"], Preprocess(**card["preprocess"]), training=False)
     load_weights(task, content["state_dict"], path)
     return Loaded(task.eval(), config, path)
+
+
+def own_data(loaded: Loaded, paths: Mapping[str, str], *, trust: bool = False) -> Config:
+    """The data config that a run was trained on; training's per-sample transform is left out.
+
+    Args:
+        loaded: the run.
+        paths: `data` and `cache`, where they now lie elsewhere than in the run's config: the data's folders below the
+            old ones are looked for below these.
+        trust: see `load_run`; without it only Lightbed's own data sets are opened.
+
+    Raises:
+        UserError: the data set's class is not trusted.
+    """
+    data = {**loaded.config["data"], "transform": None}
+    if not trust:
+        check_targets({"data": data}, str(loaded.checkpoint), (DataModule,))
+    return moved(data, {loaded.config["paths"][name]: str(new) for name, new in paths.items()})  # type: ignore[no-any-return]
+
+
+def moved(value: Any, folders: Mapping[str, str]) -> Any:
+    """A copy of a config in which each path at or below one of `folders` stands at or below its new place."""
+    if isinstance(value, Mapping):
+        return {key: moved(item, folders) for key, item in value.items()}
+    if isinstance(value, list):
+        return [moved(item, folders) for item in value]
+    if isinstance(value, str):
+        for old in sorted(folders, key=len, reverse=True):  # the innermost folder decides
+            if value == old or value.startswith(old.rstrip("/") + "/"):
+                return folders[old].rstrip("/") + value[len(old.rstrip("/")) :]
+    return value
 
 
 def load_weights(task: Task, weights: dict[str, Any], path: Path) -> None:

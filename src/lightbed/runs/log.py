@@ -3,12 +3,21 @@
 import logging
 import sys
 import warnings
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 _log = logging.getLogger("lightbed")
+# what Lightning says of things that are meant to be so, and torch of Lightning
+_NO_NEWS = (
+    ".*does not have many workers.*",  # none are wanted for data in memory
+    ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+    ".*You have overridden `.*` in `LightningModule` but have passed in a `LightningDataModule`.*",
+    ".*is smaller than the logging interval.*",  # values are logged once an epoch
+    ".*srun.*command is available.*",
+)
 
 
 def open_log(folder: Path) -> logging.Handler:
@@ -22,7 +31,8 @@ def open_log(folder: Path) -> logging.Handler:
         # Lightning prints to the terminal by a handler of its own and says much that is no news
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).propagate = True
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # none are wanted for data in memory
+    for message in _NO_NEWS:
+        warnings.filterwarnings("ignore", message=message)
     return handler
 
 
@@ -42,20 +52,9 @@ def say(text: str) -> None:
 def show(table: Table) -> None:
     """A table to the terminal and, as plain text, to log.txt."""
     Console().print(table)
-    plain = Console(width=100, file=_Lines(), color_system=None)
-    plain.print(table)
-
-
-class _Lines:
-    """A text file whose lines are log records."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            _log.info("\n" + text.rstrip())
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+    lines = StringIO()
+    Console(width=100, file=lines, color_system=None).print(table)
+    _log.info("\n%s", lines.getvalue().rstrip())
 
 
 def interactive() -> bool:

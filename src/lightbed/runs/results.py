@@ -1,27 +1,50 @@
 """The end of a run: metrics.json, the table of test metrics, where the pictures are."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-import lightning.pytorch as L
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lightbed.runs.history import read_history
 from lightbed.runs.log import say, show
 from lightbed.runs.record import write_text
 from lightbed.tasks.base import Task
 
 
-def write_metrics(folder: Path, metrics: dict[str, float], trainer: L.Trainer) -> None:
-    """metrics.json: the final figures, and the last value of each training and validation curve."""
-    logged = {name: float(value) for name, value in trainer.logged_metrics.items() if "/" in name}
-    write_text(folder / "metrics.json", json.dumps({**logged, **metrics}, indent=2, sort_keys=True) + "\n")
+def write_metrics(folder: Path, metrics: Mapping[str, float], epoch: int | None) -> dict[str, float]:
+    """Write metrics.json and return what is in it.
+
+    These are the final figures (`test/...`; `val/...` where there is no test split), and beside them the training and
+    validation values of the epoch after which the tested weights were saved, which `epoch` names as metrics.csv does.
+
+    Args:
+        folder: the run folder.
+        metrics: the final figures.
+        epoch: of the tested weights; None for the last one.
+    """
+    rows = read_history(folder / "metrics.csv")
+    row = next((row for row in rows if row["epoch"] == epoch), rows[-1] if rows else {})
+    values = {name: value for name, value in row.items() if name == "epoch" or name.startswith(("train/", "val/"))}
+    content = values | dict(metrics)
+    write_text(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return content
 
 
-def show_results(folder: Path, metrics: dict[str, float], task: Task, outputs: Path) -> None:
-    """Print the table of final metrics, the paths of pictures, and the line that opens TensorBoard."""
+def show_results(folder: Path, metrics: Mapping[str, float], task: Task, outputs: Path) -> None:
+    """Print the table of final metrics, the paths of pictures, and the line that opens TensorBoard if it has files."""
     if metrics:
         stage = next(iter(metrics)).partition("/")[0]
-        table = Table(title=f"{stage} metrics", title_justify="left")
+        table = Table(
+            title=f"{stage} metrics",
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
         table.add_column("metric")
         table.add_column("value", justify="right")
         table.add_column("averaged")
@@ -29,5 +52,13 @@ def show_results(folder: Path, metrics: dict[str, float], task: Task, outputs: P
             table.add_row(name, f"{value:.4f}", task.averaging(name.partition("/")[2]))
         show(table)
     for path in sorted([*folder.glob("*.png"), *(folder / "pictures").glob("*.png")]):
-        say(f"  {path}")
-    say(f"tensorboard --logdir {outputs}")
+        say(f"  {near(path)}")
+    if any(folder.glob("events.out.tfevents.*")):
+        inside = folder.absolute().is_relative_to(outputs.expanduser().absolute())
+        say(f"tensorboard --logdir {shlex.quote(str(near(outputs if inside else folder)))}")
+
+
+def near(path: Path) -> Path:
+    """The path as short as it can be typed: relative where it is inside the working directory."""
+    full, here = path.expanduser().absolute(), Path.cwd()
+    return full.relative_to(here) if full.is_relative_to(here) else full

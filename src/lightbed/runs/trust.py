@@ -16,10 +16,15 @@ _BUILDERS = ("torchvision.models", "lightbed.models")  # modules whose plain fun
 _KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 
 
-def check_targets(config: Any, origin: str) -> None:
+def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES) -> None:
     """Refuse a config that names anything but networks, optimizers, schedules and metrics of the known packages.
 
     Nothing is imported from outside those packages, and nothing is called.
+
+    Args:
+        config: plain containers.
+        origin: the file, for the message.
+        classes: what a target may be a subclass of.
 
     Raises:
         UserError: a target is not trusted; it is named with its place.
@@ -30,7 +35,7 @@ def check_targets(config: Any, origin: str) -> None:
                 raise UserError(f"{origin}: {where}{key} holds an interpolation; {_HOW}")
             if str(key).startswith("_") and key not in _KEYS:
                 raise UserError(f"{origin}: {where}{key} is not allowed; {_HOW}")
-        if "_target_" in node and not _trusted(node["_target_"]):
+        if "_target_" in node and not _trusted(node["_target_"], classes):
             raise UserError(f"{origin}: {where}_target_={node['_target_']} is not trusted; {_HOW}")
 
 
@@ -49,7 +54,7 @@ def _nodes(config: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
             yield from _nodes(value, f"{where}[{i}].")
 
 
-def _trusted(target: Any) -> bool:
+def _trusted(target: Any, classes: tuple[type, ...]) -> bool:
     """Whether `target` is the dotted name of a class of ours, torch's ..., or of a function that builds a network."""
     if not isinstance(target, str) or target.split(".")[0] not in _PACKAGES:
         return False
@@ -58,7 +63,7 @@ def _trusted(target: Any) -> bool:
     if home.split(".")[0] not in _PACKAGES:
         return False
     if isinstance(found, type):
-        return issubclass(found, _CLASSES)
+        return issubclass(found, classes)
     return any(home == name or home.startswith(name + ".") for name in _BUILDERS) and callable(found)
 
 

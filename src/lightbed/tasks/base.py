@@ -7,11 +7,13 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
-from lightbed.errors import UserError
+from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.mean import LossMean
-from lightbed.tasks.optim import OptimizerPartial, fill, parameter_groups
+from lightbed.monitor import mode_of
+from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import STAGES, Prediction, Step
@@ -25,13 +27,19 @@ class Task(L.LightningModule):
         classes: class names, in the order of the network's outputs.
         optimizer: partial that takes parameter groups; None for a task that only predicts or tests.
         scheduler: partial that takes the optimizer; arguments that say `auto` are filled in (`total_steps`,
-            `epochs`, `steps_per_epoch`).
+            `epochs`, `steps_per_epoch`, `max_lr`, `mode`).
         interval: 'epoch' or 'step': when the schedule moves.
-        rates: learning rate by part of the model, see `parameter_groups`.
-        preprocess: applied to every batch on the device; None where batches arrive normalised.
+        rates: learning rate by part of the model, see `parameter_groups`. A part with rate 0 is frozen: its weights
+            stay, and its batch norm and dropout behave as in evaluation.
+        preprocess: applied to every batch on the device; None where batches arrive normalised, in float.
         augment: applied to training batches on the device, before `preprocess`.
         monitor: the logged name that chooses the best checkpoint and steers a plateau schedule.
-        metrics: further torchmetrics by name, updated with the same predictions and targets as the task's own.
+        metrics: further torchmetrics by name, see `metric_inputs` for what they are given.
+        compile: compile the network in training (`torch.compile`); names in checkpoints stay.
+        channels_last: let images and filters lie with their channels side by side, which is faster on GPUs.
+
+    Raises:
+        UserError: the options contradict each other.
     """
 
     def __init__(
@@ -47,15 +55,22 @@ class Task(L.LightningModule):
         augment: Augment | None = None,
         monitor: str = "val/loss",
         metrics: Mapping[str, Metric] | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.classes = list(classes)
-        self.optimizer, self.scheduler, self.interval, self.rates = optimizer, scheduler, interval, rates
+        self.optimizer, self.scheduler, self.rates = optimizer, scheduler, rates
+        self.interval = one_of(interval, ("epoch", "step"), "scheduler.interval")
         self.preprocess, self.augment = preprocess, augment
         self.monitor = monitor
         self.extra_metrics = dict(metrics or {})
+        self.compiled, self.channels_last = compile, channels_last
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.provenance: dict[str, Any] = {}
+        self.validated = False
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -68,12 +83,16 @@ class Task(L.LightningModule):
         raise NotImplementedError
 
     def predict(self, images: Any) -> list[Prediction]:
-        """What the network sees in preprocessed images, one dict an image; runs in evaluation mode, without gradient."""
+        """What the network sees in preprocessed images, one dict an image; in evaluation mode, without gradient."""
         raise NotImplementedError
 
     def averaging(self, name: str) -> str:  # noqa: ARG002 - a subclass knows its metrics
         """How the metric `name` is averaged, for the table of results; empty where there is nothing to say."""
         return ""
+
+    def metric_inputs(self, predictions: Any, targets: Any) -> tuple[Any, Any]:
+        """What further torchmetrics are given, of a step's predictions and targets."""
+        return predictions, targets
 
     def forward(self, images: Any) -> Any:
         """The network's raw output."""
@@ -99,7 +118,26 @@ class Task(L.LightningModule):
         images, target = batch
         if self.augment is not None and self.trainer.training:
             images, target = self.augment(images, target, self.current_epoch)
-        return (images if self.preprocess is None else self.preprocess(images)), target
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        elif isinstance(images, Tensor) and not images.is_floating_point():
+            raise UserError(
+                f"images are {images.dtype}: give floating point, or give the task preprocess=Preprocess(...)"
+            )
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, target
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if device.type == "cpu":
+            return batch  # Lightning would walk through all its parts
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # set by Lightning 40 times a step; a module's own way takes ten times as long
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         return self._record(batch, "train")
@@ -118,11 +156,17 @@ class Task(L.LightningModule):
         getattr(self, f"{stage}_losses").update({"loss": total.detach(), **parts}, len(batch[0]))
         self.metric(stage).update(step.predictions, step.targets)
         if self.extra_metrics:
-            getattr(self, f"{stage}_extra").update(step.predictions, step.targets)
+            getattr(self, f"{stage}_extra").update(*self.metric_inputs(step.predictions, step.targets))
         return total
+
+    def on_fit_start(self) -> None:
+        if self.compiled:
+            self.model.compile()  # in place, so that the names of the weights stay
 
     def on_train_epoch_start(self) -> None:
         self._reset("train")
+        for module in frozen_modules(self.model, self.rates):
+            module.eval()
 
     def on_validation_epoch_start(self) -> None:
         self._reset("val")
@@ -135,10 +179,12 @@ class Task(L.LightningModule):
         groups = self.trainer.optimizers[0].param_groups if self.trainer.optimizers else []
         names = ["lr"] if len(groups) == 1 else [f"lr/{group.get('name', i)}" for i, group in enumerate(groups)]
         self.log_dict({name: float(group["lr"]) for name, group in zip(names, groups, strict=True)})
+        self._step_plateau()
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:  # two batches of a sanity check are no result
             self._log("val")
+            self.validated = True
 
     def on_test_epoch_end(self) -> None:
         self._log("test")
@@ -148,10 +194,11 @@ class Task(L.LightningModule):
             getattr(self, f"{stage}_{part}").reset()
 
     def _log(self, stage: str) -> None:
-        values = dict(getattr(self, f"{stage}_losses").compute())
-        values |= self.metric(stage).compute()
+        values = {**getattr(self, f"{stage}_losses").compute(), **self.metric(stage).compute()}
         if self.extra_metrics:
-            values |= getattr(self, f"{stage}_extra").compute()
+            further = getattr(self, f"{stage}_extra").compute()
+            _check_further(further, values)
+            values |= further
         # the values are those of all devices already: torchmetrics gathered them
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
 
@@ -163,16 +210,45 @@ class Task(L.LightningModule):
             raise UserError(
                 f"{type(self).__name__} was built without an optimizer; give optimizer=partial(Adam, lr=...)"
             )
-        optimizer = self.optimizer(parameter_groups(self.model, self.rates))
+        optimizer = make_optimizer(self.model, self.optimizer, self.rates)
         if self.scheduler is None:
             return optimizer
-        steps, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
-        facts = {"total_steps": steps, "epochs": epochs, "steps_per_epoch": max(1, steps // max(1, epochs or 1))}
-        schedule = fill(self.scheduler, facts)(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": self.interval, "monitor": self.monitor},
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        ends = steps != float("inf") and epochs is not None and epochs > 0
+        facts = {
+            "total_steps": int(steps) if ends else None,
+            "epochs": epochs if ends else None,
+            "steps_per_epoch": max(1, int(steps) // max(1, epochs or 1)) if ends else None,
+            "mode": mode_of(self.monitor),
         }
+        schedule = make_scheduler(self.scheduler, optimizer, facts)
+        # Lightning would step a plateau schedule after the epoch's checkpoint, and not at all in a resumed epoch
+        settings = {"scheduler": schedule, "interval": self.interval, "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _step_plateau(self) -> None:
+        """Show a plateau schedule the monitored value, where this epoch has one."""
+        fresh = self.validated or not self.monitor.startswith("val/")
+        self.validated = False
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau) and fresh:
+                config.scheduler.step(self.monitored())
+
+    def monitored(self) -> float:
+        """The newest value of the monitored name.
+
+        Raises:
+            UserError: nothing of that name is logged.
+        """
+        values = self.trainer.callback_metrics
+        if self.monitor not in values:
+            known = [name for name in values if "/" in name]
+            raise UserError(f"task.monitor={self.monitor} is not logged: {nearest(self.monitor, known)}")
+        return float(values[self.monitor])
 
     # -- the checkpoint's card -----------------------------------------------------------------------------------------
 
@@ -188,3 +264,13 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightbed"] = self.card()
+
+
+def _check_further(further: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse values of further metrics that cannot be logged."""
+    for name, value in further.items():
+        if name in own:
+            raise UserError(f"task.metrics.{name}: {name} is the task's own metric; choose another name")
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise UserError(f"task.metrics.{name} is {what}, not one number: average it, e.g. average=macro")

@@ -1,10 +1,11 @@
 """Classification: one class an image, one of two by a single output, or any number of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -38,6 +39,8 @@ class Classifier(Task):
         UserError: the options contradict each other.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         model: nn.Module,
@@ -65,9 +68,12 @@ class Classifier(Task):
             raise UserError(f"task.label_smoothing={label_smoothing} must lie in 0..1 (1 excluded)")
         self.num_classes, self.label_smoothing, self.aux_weight = num_classes, label_smoothing, aux_weight
         self.average = ("binary" if kind == "binary" else "macro") if average == "auto" else average
+        if average == "binary" and num_classes != 2:
+            raise UserError(f"task.average=binary is of class 1 of two, but there are {num_classes} classes")
         weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
         self.curve = PrecisionRecall(num_classes)
+        self.final = False  # whether a validation stands on its own, in place of a test
         self.add_metrics()
 
     def make_metric(self, stage: str) -> Metric:  # noqa: ARG002 - the same in every stage
@@ -77,28 +83,47 @@ class Classifier(Task):
 
     def step(self, batch: Any, stage: str) -> Step:
         images, target = batch
-        labels = target["label"]
+        labels = self._labels(target, images)
         logits, auxiliary = _outputs(self.model(images))
+        expected = (len(images), 1 if self.kind == "binary" else self.num_classes)
+        if logits.shape != expected:
+            raise UserError(f"the model's logits have shape {tuple(logits.shape)}, but {self.kind} needs {expected}")
         losses = {"loss": self.loss(logits, labels)}
         if auxiliary:
             extra = torch.stack([self.loss(aux, labels) for aux in auxiliary]).sum()
             losses = {"main": losses["loss"], "aux": self.aux_weight * extra}
         predictions = logits.detach()
-        if stage == "test":
+        if stage == "test" or (stage == "val" and self.final):
             truth = labels > 0.5 if self.kind == "multilabel" else F.one_hot(labels, self.num_classes).bool()
             self.curve.update(self.scores(predictions), truth)
         return Step(losses, predictions, labels)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss over the batch of logits (N, K) or (N, 1) and labels int64 (N,), multi-label float (N, K)."""
+        """Mean loss over the batch of logits (N, K) or (N, 1) and labels int64 (N,), multi-label float (N, K).
+
+        Multi-class weights are normalised by their sum over the batch, as in `torch.nn.CrossEntropyLoss`; those of
+        the sigmoid losses are not, as in `torch.nn.BCEWithLogitsLoss`.
+        """
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         if self.kind == "multiclass":
-            return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=self.label_smoothing)
-        truth = labels.to(logits.dtype)
-        truth = truth * (1 - self.label_smoothing) + self.label_smoothing / 2
+            return F.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing)
+        truth = labels.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         if self.kind == "binary":
-            weight = None if self.class_weights is None else self.class_weights[labels]
-            return F.binary_cross_entropy_with_logits(logits[:, 0], truth, weight)
-        return F.binary_cross_entropy_with_logits(logits, truth, self.class_weights)
+            return F.binary_cross_entropy_with_logits(logits[:, 0], truth, None if weights is None else weights[labels])
+        return F.binary_cross_entropy_with_logits(logits, truth, weights)
+
+    def _labels(self, target: Any, images: Tensor) -> Tensor:
+        """Labels int64 (N,) or, multi-label, float (N, K) of a target dict or of a plain tensor."""
+        labels: Tensor = target["label"] if isinstance(target, Mapping) else target
+        shape = (len(images), self.num_classes) if self.kind == "multilabel" else (len(images),)
+        if labels.shape != shape:
+            raise UserError(f"labels have shape {tuple(labels.shape)}, but {self.kind} targets are {shape}")
+        return labels if self.kind == "multilabel" else labels.long()
+
+    def metric_inputs(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, K), for 'binary' those of class 1 (N,), and int64 targets (N,) or (N, K)."""
+        scores = self.scores(predictions)
+        return scores[:, 1] if self.kind == "binary" else scores, targets.long()
 
     def scores(self, logits: Tensor) -> Tensor:
         """Probabilities float32 (N, K) of logits; one logit of a 'binary' network gives both classes' probabilities."""
@@ -128,11 +153,25 @@ class Classifier(Task):
         super().on_test_epoch_start()
         self.curve.reset()
 
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.final = self.trainer.state.fn == TrainerFn.VALIDATING
+        self.curve.reset()
+
 
 def _outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
-    """Main logits and the auxiliary ones, of a tensor or of torchvision's named tuples."""
+    """Main logits and the auxiliary ones, of a tensor, a tuple or a dict with `out` and `aux`; at least in float32."""
+    if isinstance(output, Mapping) and "out" in output:
+        output = (output["out"], *(value for name, value in output.items() if name.startswith("aux")))
     if isinstance(output, Tensor):
-        return output, []
-    if isinstance(output, tuple):
-        return output[0], [aux for aux in output[1:] if aux is not None]
-    raise UserError(f"the model's output is a {type(output).__name__}; a classifier's network returns logits (N, K)")
+        output = (output,)
+    if not isinstance(output, tuple):
+        raise UserError(
+            f"the model's output is a {type(output).__name__}; a classifier's network returns logits (N, K)"
+        )
+    main, *auxiliary = [_full(logits) for logits in output if logits is not None]
+    return main, auxiliary
+
+
+def _full(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -1,0 +1,151 @@
+"""What a tested network gets right and wrong, as pictures."""
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torchmetrics import Metric
+
+from lightbed.chance import permutation
+from lightbed.data.source import KeyedReader
+from lightbed.draw import classes as class_figures
+from lightbed.draw import grid, panels
+from lightbed.draw.figure import RIGHT, pixels, save
+from lightbed.errors import UserError
+from lightbed.folders import run_name
+from lightbed.metrics.classification import ConfusionScores, MultilabelScores
+from lightbed.metrics.curves import PrecisionRecall
+from lightbed.tasks.base import Task
+from lightbed.types import STAGES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Drawn = tuple[str, Callable[..., "Figure"]]
+
+
+class Pictures(Callback):
+    """Draws pictures/ after a test, or after a validation on its own: a grid of predictions, and what metrics show.
+
+    Which picture a prediction or a metric gives follows from its kind: see `draw.panels.PANELS` and `metric_pictures`.
+    They go to TensorBoard, too.
+
+    Args:
+        count: images in the grid; 0 draws none.
+        samples: positions in the split that are drawn, instead of `count` random ones.
+        seed: chooses the random ones.
+    """
+
+    def __init__(self, count: int = 36, samples: Sequence[int] | None = None, seed: int = 0) -> None:
+        if count < 0:
+            raise UserError(f"callbacks.pictures.count={count} must be at least 0")
+        self.count, self.samples, self.seed = count, samples, seed
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module, "test", trainer.test_dataloaders)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:  # not the validations in a fit
+            self._draw(trainer, pl_module, "val", trainer.val_dataloaders)
+
+    def _draw(self, trainer: Trainer, task: Any, stage: str, loader: Any) -> None:
+        # all processes take part: metrics are gathered from them
+        found = [drawn for metric in stage_metrics(task, stage) for drawn in metric_pictures(metric)]
+        reader = getattr(loader, "dataset", None)
+        if not trainer.is_global_zero or not isinstance(reader, KeyedReader):
+            return
+        name, split, images = run_name(Path(trainer.default_root_dir)), reader.split or stage, len(reader)
+        text = f"{split} split, {images:,} images"
+        score = trainer.callback_metrics.get(f"{stage}/{task.monitor.partition('/')[2]}")
+        if score is not None:
+            text += f", {task.monitor.partition('/')[2].replace('_', ' ')} {float(score):.4f}"
+        for file, figure in found:
+            _write(trainer, file, figure(task.classes, name, text))
+        positions = self.positions(images, split)
+        drawn = predictions(task, reader, positions)
+        if drawn:
+            right = sum(panel.color == RIGHT for panel in drawn)
+            text = f"{len(drawn)} of {images:,} images of the {split} split, {right} of them right"
+            _write(trainer, "predictions", grid.image_grid(drawn, "Predictions", name, text))
+
+    def positions(self, length: int, split: str) -> list[int]:
+        """Positions in a split of `length` images that are drawn."""
+        if self.samples is None:
+            return permutation(length, self.seed, "pictures", split)[: self.count].sort().values.tolist()
+        wrong = [i for i in self.samples if not 0 <= i < length]
+        if wrong:
+            raise UserError(f"callbacks.pictures.samples={wrong} are not in 0..{length - 1} of the {split} split")
+        return list(self.samples)
+
+
+def predictions(task: Task, reader: KeyedReader, positions: Sequence[int], batch_size: int = 64) -> list[panels.Panel]:
+    """The panels of the images at these positions of a reader's source."""
+    drawn: list[panels.Panel] = []
+    for start in range(0, len(positions), batch_size):
+        samples = [reader.source[i] for i in positions[start : start + batch_size]]
+        if task.preprocess is not None:
+            samples = [(task.preprocess.fit(image), target) for image, target in samples]
+        batch = task.transfer_batch_to_device(reader.collate(samples), task.device, 0)
+        found = task.predict(task.on_after_batch_transfer(batch, 0)[0])
+        drawn += [
+            panels.draw(image, prediction, target, task.classes)
+            for (image, target), prediction in zip(samples, found, strict=True)
+        ]
+    return drawn
+
+
+def stage_metrics(task: LightningModule, stage: str) -> list[Metric]:
+    """The metrics of a task that belong to `stage`, or to no stage by their name, and have seen data."""
+    others = tuple(f"{name}_" for name in STAGES if name != stage)
+    children = task.named_children()
+    return [m for name, m in children if isinstance(m, Metric) and m.update_called and not name.startswith(others)]
+
+
+@singledispatch
+def metric_pictures(metric: Metric) -> list[Drawn]:  # noqa: ARG001
+    """The pictures that a kind of metric gives: file names, and functions (class names, run name, text) -> figure."""
+    return []
+
+
+@metric_pictures.register(ConfusionScores)
+def _confusion(metric: ConfusionScores) -> list[Drawn]:
+    with metric.sync_context():
+        matrix = metric.matrix.cpu().numpy().copy()
+
+    def figure(classes: Sequence[str], *below: str) -> "Figure":
+        return class_figures.confusion_matrix(matrix, classes, "Confusion matrix", *below)
+
+    return [("confusion_matrix", figure)]
+
+
+@metric_pictures.register(MultilabelScores)
+def _labels(metric: MultilabelScores) -> list[Drawn]:
+    with metric.sync_context():
+        counts = metric.counts.cpu().numpy().copy()
+
+    def figure(classes: Sequence[str], *below: str) -> "Figure":
+        return class_figures.label_scores(counts, classes, "Labels", *below)
+
+    return [("labels", figure)]
+
+
+@metric_pictures.register(PrecisionRecall)
+def _curve(metric: PrecisionRecall) -> list[Drawn]:
+    curves = {name: value.cpu().numpy() for name, value in metric.compute().items()}
+
+    def figure(classes: Sequence[str], *below: str) -> "Figure":
+        return class_figures.precision_recall(curves, classes, "Precision and recall", *below)
+
+    return [("precision_recall", figure)]
+
+
+def _write(trainer: Trainer, name: str, figure: "Figure") -> None:
+    image = pixels(figure)
+    save(image, Path(trainer.default_root_dir) / "pictures" / f"{name}.png")
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_picture"):
+            logger.log_picture(name, torch.from_numpy(image), trainer.global_step)

@@ -1,0 +1,236 @@
+"""`lightbed predict`: what a trained model sees in images."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from omegaconf import DictConfig
+from rich.table import Table
+from torch import Tensor
+
+from lightbed import build
+from lightbed.data.images import in_threads, is_image, read_image
+from lightbed.draw.figure import INK, save
+from lightbed.draw.grid import captioned
+from lightbed.draw.panels import draw
+from lightbed.errors import UserError, one_of
+from lightbed.runs.device import accelerator
+from lightbed.runs.load import Loaded, load_run
+from lightbed.runs.log import say, show
+from lightbed.runs.record import Record
+from lightbed.transforms.preprocess import Preprocess
+from lightbed.types import Prediction
+
+_SHOWN = 10  # predictions in the table, and skipped files named
+_LABEL = 0.5  # least score of each of several labels, where no threshold is given
+
+
+class Seen(NamedTuple):
+    """An image file and what the model sees in it."""
+
+    path: Path
+    prediction: Prediction
+
+
+def predict(cfg: DictConfig) -> None:
+    """Write predictions.jsonl and pictures of all images in `source`.
+
+    Raises:
+        UserError: the run or the source is wrong, or an image is broken where `broken` is 'error'.
+    """
+    config = build.resolve(cfg)
+    one_of(config["broken"], ("skip", "error"), "broken")
+    check_threshold(config["threshold"])
+    sources = [config["source"]] if isinstance(config["source"], str) else [str(item) for item in config["source"]]
+    files = [path for source in sources for path in find_images(source)]
+    loaded = load_run(config["run"], trust=config["trust"])
+    own = loaded.config
+    config["threads"] = config["threads"] or own["threads"]
+    config["precision"] = config["precision"] or own["trainer"]["precision"]
+    config["batch_size"] = config["batch_size"] or own["data"].get("eval_batch_size") or own["data"]["batch_size"]
+    build.set_threads(config["threads"])
+    torch.set_float32_matmul_precision("high")
+    torch.use_deterministic_algorithms(bool(own["trainer"]["deterministic"]))
+    with Record.of_job(config, "predict", run=str(loaded.checkpoint)) as record:
+        say(f"{loaded.checkpoint} on {len(files):,} images of {config['source']}")
+        shown, skipped = write_predictions(config, loaded, files, record.folder)
+        done = len(files) - len(skipped)
+        record.write(data={"images": done, "skipped": len(skipped), "skipped_files": skipped})
+        show_predictions(shown, skipped, done, record.folder)
+        if not done:
+            raise UserError(f"source={config['source']}: none of its {len(files)} images can be read: {skipped[0]}")
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse what is no probability."""
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 <= threshold <= 1):
+        raise UserError(f"threshold={threshold} must lie in 0..1: it is compared with probabilities")
+
+
+def find_images(source: str) -> list[Path]:
+    """The image files of a file, a folder with all folders in it, or a pattern, in alphabetical order.
+
+    A file is taken whatever its name says; in folders and patterns, only those with an image's ending.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        names = [Path(folder) / name for folder, _, inside in os.walk(path) for name in inside]
+        what = "the folder holds"
+    else:
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
+        names = [name for name in found if name.is_file()]
+        what = "the pattern fits" if glob.has_magic(source) else "it does not exist; there are"
+    found = sorted(name for name in names if is_image(name.name))
+    if not found:
+        raise UserError(f"source={source} has no images: {what} {len(names)} files, none with the ending of an image")
+    return found
+
+
+# -- predicting --------------------------------------------------------------------------------------------------------
+
+
+def write_predictions(
+    config: build.Config, loaded: Loaded, files: list[Path], folder: Path
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Predict all files, a batch at a time; returns the first lines written and what was skipped, with reasons."""
+    skipped: list[str] = []
+    shown: list[dict[str, Any]] = []
+    names = picture_names(files)
+    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as out:
+        for seen in predictions(config, loaded, files, skipped):
+            line = describe(seen, loaded.task.classes, config["threshold"])
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            if len(shown) < _SHOWN:
+                shown.append(line)
+            if config["pictures"]:
+                picture(seen, line, loaded.task.classes, folder / "pictures" / names[seen.path])
+    return shown, skipped
+
+
+def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped: list[str]) -> Iterator[Seen]:
+    """What the model sees in each file, in order; files that cannot be read are added to `skipped`."""
+    fabric: Fabric = build.make(
+        {"_target_": "lightning.fabric.Fabric", **accelerator(config["device"])},
+        "precision",
+        precision=config["precision"],
+    )
+    preprocess = loaded.task.preprocess or Preprocess()
+    model = fabric.setup_module(loaded.task)
+    model.mark_forward_method("predict")
+    for start in range(0, len(files), config["batch_size"]):
+        read: list[tuple[Path, Tensor]] = []
+        part = files[start : start + config["batch_size"]]
+        for path, image in zip(part, in_threads(lambda path: _read(path, preprocess), part), strict=True):
+            if isinstance(image, Tensor):
+                read.append((path, image))
+            elif config["broken"] == "error":
+                raise UserError(f"{image}; broken=skip leaves such files out") from image
+            else:
+                skipped.append(str(image))
+        for group in _of_one_size(read):
+            batch = preprocess(fabric.to_device(torch.stack([image for _, image in group])))
+            for (path, _), prediction in zip(group, model.predict(batch), strict=True):
+                yield Seen(path, prediction)
+
+
+def _read(path: Path, preprocess: Preprocess) -> Tensor | UserError:
+    try:
+        return preprocess.fit(read_image(path, preprocess.channels))
+    except UserError as error:
+        return error
+
+
+def _of_one_size(read: list[tuple[Path, Tensor]]) -> list[list[tuple[Path, Tensor]]]:
+    """The images in groups of one shape, which a batch needs: one group where the model's input has a fixed size."""
+    groups: dict[torch.Size, list[tuple[Path, Tensor]]] = {}
+    for path, image in read:
+        groups.setdefault(image.shape, []).append((path, image))
+    return list(groups.values())
+
+
+# -- what is written ---------------------------------------------------------------------------------------------------
+
+
+def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[str, Any]:
+    """A line of predictions.jsonl: path, what is called, and the scores of all classes by name.
+
+    One class an image: `label`, `index` and `score`; label and index are null where the score is under the threshold.
+    Several labels an image: `labels`, those whose score is over the threshold.
+    """
+    # the fewest digits that give the same float32 back
+    scores = [float(str(np.float32(score))) for score in seen.prediction["scores"].tolist()]
+    named = dict(zip(classes, scores, strict=True))
+    if seen.prediction["label"].ndim:
+        least = _LABEL if threshold is None else threshold
+        return {"path": str(seen.path), "labels": [name for name in classes if named[name] > least], "scores": named}
+    index = int(seen.prediction["label"])
+    called = threshold is None or scores[index] >= threshold
+    return {
+        "path": str(seen.path),
+        "label": classes[index] if called else None,
+        "index": index if called else None,
+        "score": scores[index],
+        "scores": named,
+    }
+
+
+def picture(seen: Seen, line: dict[str, Any], classes: list[str], target: Path) -> None:
+    """The image with its prediction above it, in its own colours and size; tiny ones are enlarged."""
+    prediction = seen.prediction
+    if "labels" in line:
+        called = torch.tensor([name in line["labels"] for name in classes])
+        prediction = Prediction(label=called, scores=prediction["scores"])
+    panel = draw(read_image(seen.path), prediction, None, classes)
+    if line.get("label", "") is None:
+        panel = panel._replace(title=f"unsure: {panel.title}", color=INK)
+    save(captioned(panel), target)
+
+
+def picture_names(files: list[Path]) -> dict[Path, str]:
+    """A picture's path for each file: its own below the folder that all have in common, as PNG, each another one."""
+    common = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in files:
+        base = name = str(path.absolute().relative_to(common).with_suffix(""))
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{base}_{number}"
+        taken.add(name.lower())
+        names[path] = f"{name}.png"
+    return names
+
+
+def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int, folder: Path) -> None:
+    """Print the first predictions, what was skipped, and where everything is."""
+    if shown:
+        table = Table("image", "class", title=f"predictions of {done:,} images", title_justify="left")
+        table.add_column("score", justify="right")
+        for line in shown:
+            if "labels" in line:
+                scores = [f"{line['scores'][name]:.3f}" for name in line["labels"]]
+                table.add_row(line["path"], ", ".join(line["labels"]) or "none", ", ".join(scores))
+            else:
+                table.add_row(line["path"], line["label"] or "unsure", f"{line['score']:.3f}")
+        if done > len(shown):
+            table.add_row(f"... and {done - len(shown):,} more", "", "")
+        show(table)
+    for reason in skipped[:_SHOWN]:
+        say(f"skipped: {reason}")
+    if len(skipped) > _SHOWN:
+        say(f"skipped: {len(skipped) - _SHOWN} more, see run.json")
+    say(f"  {folder / 'predictions.jsonl'}")
+    if any((folder / "pictures").iterdir()):
+        say(f"  {folder / 'pictures'}")

@@ -1,0 +1,170 @@
+"""Runs as the rows of one table: only what varies between them, best first, seeds summed up."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from lightbed.errors import UserError, nearest
+from lightbed.monitor import mode_of, tested
+from lightbed.sweeps.collect import Run
+
+_NOT_COMPARED = ("paths.", "logger", "callbacks.progress.", "hydra.")  # nothing of a run's numbers depends on them
+_FIRST = ("experiment", "sweep")  # what they choose decides keys of every group
+_FACTS = ("num_classes", "in_channels", "in_features", "image_size")  # keys that the data fills in
+_SEED, _EPOCH = "seed", ("epoch",)
+_ABSENT = ""
+_STAGES = ("test", "val", "train")
+
+
+@dataclass
+class Figure:
+    """A metric of one run, or its mean and standard deviation over several."""
+
+    value: float
+    deviation: float | None = None  # over seeds, of a sample (n - 1); None for a single run
+
+
+@dataclass
+class Row:
+    """One run, or several that differ in their seed only."""
+
+    runs: list[Run]
+    settings: dict[str, str]
+    figures: dict[str, Figure]
+
+    @property
+    def status(self) -> str:
+        """The status of all, or how many have which."""
+        counts = Counter(run.status for run in self.runs)
+        return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {status}" for status, n in counts.items())
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean seconds of a run."""
+        known = [run.seconds for run in self.runs if run.seconds is not None]
+        return mean(known) if known else None
+
+    def label(self, columns: Sequence[str]) -> str:
+        """What is its own of this row, for a legend: `model=cnn, lr=0.01`."""
+        tails = Counter(column.rpartition(".")[2] for column in columns)
+        short = {column: tail if tails[tail := column.rpartition(".")[2]] == 1 else column for column in columns}
+        said = ", ".join(f"{short[column]}={self.settings[column]}" for column in columns if self.settings[column])
+        return said or self.runs[0].folder.name
+
+
+@dataclass
+class Comparison:
+    """A table over runs: `columns` are the settings that vary, `figures` the metrics, rows the best first."""
+
+    columns: list[str]
+    figures: list[str]
+    rows: list[Row]
+    sort: str
+    monitor: str
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, in the order of their rows."""
+        return [run for row in self.rows for run in row.runs]
+
+
+def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True) -> Comparison:
+    """The table over `runs`.
+
+    Args:
+        runs: at least one.
+        sort: metric or setting whose best, or smallest, comes first; None for the monitored metric.
+        seeds: whether runs that differ in their seed only are one row.
+
+    Raises:
+        UserError: there is no column `sort`.
+    """
+    columns = varying(runs)
+    grouped = seeds and _SEED in columns
+    if grouped:
+        columns.remove(_SEED)
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for i, run in enumerate(runs):
+        key = tuple(run.settings.get(column, _ABSENT) for column in columns)
+        groups.setdefault(key if grouped else (*key, str(i)), []).append(run)
+    rows = [Row(members, dict(zip(columns, key, strict=False)), _figures(members)) for key, members in groups.items()]
+    monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
+    names = _names(rows, monitor)
+    chosen = sort or next((name for name in (tested(monitor), monitor) if name in names), "seconds")
+    if chosen not in (*names, *columns, "seconds"):
+        raise UserError(f"sort={chosen} is no column: {nearest(chosen, [*names, *columns, 'seconds'])}")
+    names.sort(key=lambda name: name != chosen)
+    return Comparison(columns, names, sorted(rows, key=lambda row: _rank(row, chosen)), chosen, monitor)
+
+
+def varying(runs: Sequence[Run]) -> list[str]:
+    """Settings that differ between the runs and are worth a column.
+
+    A setting that follows from another column is none: a key that always equals one before it (`data.seed` and `seed`),
+    keys of a group or experiment that come with its choice, and what the data fills in. What a command line named
+    always is one.
+    """
+    named = dict.fromkeys(name for run in runs for name in run.named)
+    choices = dict.fromkeys(name for run in runs for name in sorted(run.choices))
+    order = dict.fromkeys([*_FIRST, *choices, *named, *(name for run in runs for name in run.settings)])
+    kept: dict[str, tuple[str, ...]] = {}
+    for name in order:
+        values = tuple(run.settings.get(name, _ABSENT) for run in runs)
+        if len(set(values)) == 1 or name.startswith(_NOT_COMPARED):
+            continue
+        said = name in named
+        follows = any(
+            (name.startswith(f"{column}.") or column in _FIRST or name.rpartition(".")[2] in _FACTS)
+            and len(set(zip(seen, values, strict=True))) == len(set(seen))
+            for column, seen in kept.items()
+            if column in choices
+        )
+        if said or not (follows or values in kept.values()):
+            kept[name] = values
+    return list(kept)
+
+
+def _figures(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Final metrics of the runs, the epoch counted from 1; of a run that did not end, those of its best epoch."""
+    single: list[dict[str, float]] = []
+    for run in runs:
+        own = {name: float(value) for name, value in (run.metrics or run.best or {}).items()}
+        single.append({name: value + (name == "epoch") for name, value in own.items() if name in _EPOCH or "/" in name})
+    found: dict[str, Figure] = {}
+    for name in dict.fromkeys(name for values in single for name in values):
+        values = [each[name] for each in single if name in each]
+        finite = all(math.isfinite(value) for value in values)
+        deviation = (stdev(values) if finite else math.nan) if len(values) > 1 else None
+        found[name] = Figure(mean(values) if finite else math.nan, deviation)
+    return found
+
+
+def _names(rows: Sequence[Row], monitor: str) -> list[str]:
+    """Metric names, those of the test first, the monitored one before all of its stage."""
+    names = {name for row in rows for name in row.figures}
+    own = monitor.partition("/")[2]
+
+    def place(name: str) -> tuple[int, bool, bool, str]:
+        stage, _, metric = name.partition("/")
+        return _STAGES.index(stage) if stage in _STAGES else len(_STAGES), metric != own, "loss" not in metric, name
+
+    return sorted(names, key=place)
+
+
+def _rank(row: Row, sort: str) -> tuple[bool, float, str]:
+    """Best first; a row without a number comes last."""
+    if sort in row.settings:
+        text = row.settings[sort]
+        try:
+            return False, float(text), text
+        except ValueError:
+            return True, 0.0, text
+    if sort == "seconds":
+        value = row.seconds if row.seconds is not None else math.nan
+        sign = 1
+    else:
+        value = row.figures[sort].value if sort in row.figures else math.nan
+        sign = 1 if sort == "epoch" or mode_of(sort) == "min" else -1
+    return math.isnan(value), 0.0 if math.isnan(value) else sign * value, ""
