@@ -215,8 +215,6 @@ def test_faults_are_told() -> None:
         FCN(3, 3, "resnet19")
     with pytest.raises(UserError, match=r"model\.stride=4 must be one of 8, 16, 32"):
         FCN(3, stride=4)
-    with pytest.raises(UserError, match=r"is for RGB images, but the data has 1 channels"):
-        FCN(3, 1, "resnet18", weights="DEFAULT")
     with pytest.raises(UserError, match="did you mean deeplabv3_resnet50"):
         segmentation("deeplab_resnet50", 3)
     with pytest.raises(UserError, match=r"data\.channels=3"):
