@@ -6,12 +6,12 @@ import os
 import signal
 import time
 
-import fakes
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import fakes
 from lightbed.data.cache import Decoder
 from lightbed.data.files import find_images
 from lightbed.data.images import read_image
@@ -175,7 +175,7 @@ def test_a_killed_build_leaves_nothing_that_looks_whole(root, tmp_path):
         time.sleep(0.05)
     os.kill(builder.pid, signal.SIGKILL)
     builder.join()
-    assert any(name.endswith(".part") for name in os.listdir(tmp_path / "cache"))
+    assert list(tmp_path.glob("cache/.*.part"))
     assert not decoder(root, tmp_path / "cache").folder.exists()
     assert len(decoder(root, tmp_path / "cache").decode().images) == 30
     assert caches(tmp_path / "cache") == [decoder(root, tmp_path / "cache").folder.name]

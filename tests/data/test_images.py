@@ -6,7 +6,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lightbed.data.images import check_image, is_image, read_image
@@ -188,11 +189,13 @@ def test_one_wrong_byte_never_ends_in_another_error(tmp_path_factory, place, val
     content = bytearray(path.read_bytes())
     content[place % len(content)] = value
     path.write_bytes(content)
+    told = ""
     try:
-        assert read_image(path).shape[0] == 3
+        read_image(path)
     except UserError as error:
-        assert "bytes.jpg" in str(error)
-        assert "\n" not in str(error)
+        told = str(error)
+    assert not told or "bytes.jpg" in told
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize(("name", "known"), [

@@ -60,11 +60,12 @@ class EvalOrder(Sampler[Keys]):
     """Batches of all samples from the first to the last, each sample on exactly one process."""
 
     def __init__(self, count: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.mine = torch.arange(rank, count, world)
+        self.mine = torch.arange(count)[rank::world]
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
-        return (Keys(0, part) for part in torch.split(self.mine, self.batch_size))
+        starts = range(0, len(self.mine), self.batch_size)  # none where there are fewer samples than processes
+        return (Keys(0, self.mine[start : start + self.batch_size]) for start in starts)

@@ -79,7 +79,7 @@ class ConfusionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The four scores by name."""
-        return scores(self.matrix, self.average)
+        return scores(self.matrix.cpu(), self.average)  # in float64, which not every device has
 
 
 class MultilabelScores(Metric):
@@ -112,12 +112,12 @@ class MultilabelScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The five scores by name."""
-        cells = self.counts.double()
+        cells = self.counts.cpu().double()
         pooled = cells.sum(1, keepdim=True) if self.average == "micro" else cells
         tp, fp, fn, _ = pooled
         values = {
             "accuracy": _ratio((cells[0] + cells[3]).sum(), cells.sum()),
-            "exact_match": _ratio(self.exact.double(), self.images.double()),
+            "exact_match": _ratio(self.exact.cpu().double(), self.images.cpu().double()),
             "precision": _ratio(tp, tp + fp).mean(),
             "recall": _ratio(tp, tp + fn).mean(),
             "f1": _ratio(2 * tp, 2 * tp + fp + fn).mean(),

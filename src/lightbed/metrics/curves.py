@@ -11,12 +11,12 @@ def histogram(scores: Tensor, truth: Tensor, bins: int) -> Tensor:
     """How often each score occurs, int64 (2, K, bins): row 0 where the class is absent, row 1 where it is present.
 
     Args:
-        scores: probabilities (N, K); bin i holds i/(bins-1) <= score < (i+1)/(bins-1).
+        scores: probabilities float32 (N, K); bin i holds i/(bins-1) <= score < (i+1)/(bins-1), up to rounding.
         truth: bool (N, K).
         bins: number of thresholds, the last one at 1.
     """
     count, classes = scores.shape
-    index = (scores.double() * (bins - 1)).floor().long().clamp(0, bins - 1)  # (N, K)
+    index = (scores * (bins - 1)).long().clamp(0, bins - 1)  # (N, K)
     column = torch.arange(classes, device=scores.device).expand(count, classes)
     flat = (truth.long() * classes + column) * bins + index
     return torch.bincount(flat.flatten(), minlength=2 * classes * bins).view(2, classes, bins)
@@ -54,6 +54,6 @@ class PrecisionRecall(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """`precision` and `recall` (K, bins), `average_precision` (K,): the step-wise area under each class's curve."""
-        precision, recall = precision_recall(self.counts)
+        precision, recall = precision_recall(self.counts.cpu())  # in float64, which not every device has
         ends = torch.cat([recall[:, 1:], torch.zeros_like(recall[:, :1])], dim=1)
         return {"precision": precision, "recall": recall, "average_precision": ((recall - ends) * precision).sum(1)}

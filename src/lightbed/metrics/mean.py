@@ -18,23 +18,29 @@ class LossMean(Metric):
     full_state_update = False
     higher_is_better = False
     total: Tensor
+    rest: Tensor
     count: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.names: list[str] = []
-        self.add_state("total", torch.zeros(0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # float32 with what it rounded off beside it: some devices have no float64
+        self.add_state("total", torch.zeros(0), dist_reduce_fx="sum")
+        self.add_state("rest", torch.zeros(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Add a batch's losses (0-d tensors, means over its images) and its number of images."""
+        self.names = list(losses)
         if not len(self.total):
-            self.names = list(losses)
-            self.total = torch.zeros(len(losses), dtype=torch.float64, device=self.device)
-        values = [value.double() * images for value in losses.values()]
-        self.total += torch.stack(values)
+            self.total, self.rest = torch.zeros(2, len(losses), device=self.device)
+        values = torch.stack(list(losses.values())).float() * images
+        total = self.total + values
+        self.rest = self.rest + (values - (total - self.total))  # Kahan's summation
+        self.total = total
         self.count += images
 
     def compute(self) -> dict[str, Tensor]:
         """Mean by name, float32."""
-        return dict(zip(self.names, (self.total / self.count).float(), strict=True))
+        mean = (self.total.cpu().double() + self.rest.cpu().double()) / self.count.cpu()
+        return dict(zip(self.names, mean.float(), strict=True))

@@ -1,19 +1,27 @@
 """Which targets a config from somebody else's file may name: instantiating any would run their code."""
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import torchmetrics
+import torchvision
 from torch import nn
 
 from lightbed.errors import UserError
 
-_PACKAGES = ("lightbed", "torch", "torchvision", "torchmetrics", "lightning")
 _CLASSES = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torchmetrics.Metric)
-_BUILDERS = ("torchvision.models", "lightbed.models")  # modules whose plain functions only build networks
+# Packages whose classes of those kinds only compute. Not all of torchmetrics: some of its text and image metrics fetch
+# models from hubs. Not all of torch and lightning: they hold loaders, compilers and launchers.
+_HOMES = (
+    *("lightbed.models", "lightbed.tasks", "lightbed.metrics", "lightbed.transforms", "lightbed.data"),
+    *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
+    *(f"torchmetrics.{part}" for part in ("classification", "segmentation", "detection", "aggregation", "regression")),
+)
 _KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_HOW = "trust=true runs it all the same, if you trust the file's author"
 
 
 def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES) -> None:
@@ -30,52 +38,72 @@ def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES
         UserError: a target is not trusted; it is named with its place.
     """
     for where, node in _nodes(config, ""):
-        for key, value in node.items():
-            if isinstance(value, str) and "${" in value:
-                raise UserError(f"{origin}: {where}{key} holds an interpolation; {_HOW}")
+        place = f"{origin}: {where or 'the config'}"
+        if isinstance(node, str):
+            if "${" in node:
+                raise UserError(f"{place} holds an interpolation; {_HOW}")
+            continue
+        for key in node:
             if str(key).startswith("_") and key not in _KEYS:
-                raise UserError(f"{origin}: {where}{key} is not allowed; {_HOW}")
+                raise UserError(f"{place}.{key} is not allowed; {_HOW}")
         if "_target_" in node and not _trusted(node["_target_"], classes):
-            raise UserError(f"{origin}: {where}_target_={node['_target_']} is not trusted; {_HOW}")
+            raise UserError(f"{place}._target_={node['_target_']} is not trusted; {_HOW}")
 
 
-_HOW = "trust=true runs it all the same, if you trust the file's author"
-
-
-def _nodes(config: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    if isinstance(config, Mapping):
+def _nodes(config: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any] | str]]:
+    """Every dict and every text in a config, keys included, with its place."""
+    if isinstance(config, str):
+        yield where, config
+    elif isinstance(config, Mapping):
         yield where, config
         for key, value in config.items():
-            yield from _nodes(value, f"{where}{key}.")
-    elif isinstance(config, list):
+            inner = f"{where}.{key}" if where else str(key)
+            yield inner, str(key)
+            yield from _nodes(value, inner)
+    elif isinstance(config, list | tuple):
         for i, value in enumerate(config):
-            if isinstance(value, str) and "${" in value:
-                raise UserError(f"{where}[{i}] holds an interpolation; {_HOW}")
-            yield from _nodes(value, f"{where}[{i}].")
+            yield from _nodes(value, f"{where}[{i}]")
 
 
 def _trusted(target: Any, classes: tuple[type, ...]) -> bool:
-    """Whether `target` is the dotted name of a class of ours, torch's ..., or of a function that builds a network."""
-    if not isinstance(target, str) or target.split(".")[0] not in _PACKAGES:
+    """Whether `target` is the public dotted name of a class of these, or of a function that builds a network."""
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
+        return False
+    short = target.startswith("torchmetrics.") and target.count(".") == 1  # torchmetrics.Accuracy and the like
+    if any(part.startswith("_") for part in target.split(".")) or not (short or _at_home(target, _HOMES)):
         return False
     found = _find(target)
     home = str(getattr(found, "__module__", ""))
-    if home.split(".")[0] not in _PACKAGES:
+    if not _at_home(home, _HOMES):
         return False
-    if isinstance(found, type):
+    if inspect.isclass(found):
         return issubclass(found, classes)
-    return any(home == name or home.startswith(name + ".") for name in _BUILDERS) and callable(found)
+    return inspect.isfunction(found) and issubclass(nn.Module, classes) and _builds(found, home)
+
+
+def _at_home(name: str, homes: tuple[str, ...]) -> bool:
+    return any(name == home or name.startswith(f"{home}.") for home in homes)
+
+
+def _builds(function: Any, home: str) -> bool:
+    """Whether a function is one of torchvision's registered builders, or one of ours that says it returns a network."""
+    name = function.__name__
+    if home.startswith("torchvision."):
+        return name in torchvision.models.list_models() and torchvision.models.get_model_builder(name) is function
+    kind = get_type_hints(function).get("return")
+    return home.startswith("lightbed.models.") and inspect.isclass(kind) and issubclass(kind, nn.Module)
 
 
 def _find(target: str) -> Any:
-    """The object of that dotted name, found by importing its longest module part; None where there is none."""
-    parts = target.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
+    """The class or function of that dotted name; None where there is none.
+
+    Modules are reached from their package downwards, never through another module's attributes.
+    """
+    *modules, name = target.split(".")
+    found: Any = None
+    for cut in range(1, len(modules) + 1):
         try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except Exception:  # not a module at this length, or one that this machine cannot import
-            continue
-        for name in parts[cut:]:
-            found = getattr(found, name, None)
-        return found
-    return None
+            found = importlib.import_module(".".join(modules[:cut]))
+        except ImportError:
+            return None  # what stands there is a name in a module: only classes and functions themselves are trusted
+    return vars(found).get(name)
