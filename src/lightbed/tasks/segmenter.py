@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -30,6 +31,8 @@ class Segmenter(Task):
     Raises:
         UserError: the options contradict each other.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -65,13 +68,26 @@ class Segmenter(Task):
 
     def step(self, batch: Any, stage: str) -> Step:  # noqa: ARG002 - the same in every stage
         images, target = batch
-        truth = target["mask"].long()  # uint8 until here, an eighth of the memory
+        truth = self._masks(target)
         output = self.model(images)
         logits = self._logits(output, truth)
         losses = self.loss(logits, truth)
         if isinstance(output, Mapping) and "aux" in output and self.training:
             losses["aux"] = self.aux_weight * torch.stack(list(self.loss(output["aux"], truth).values())).sum()
         return Step(losses, logits.detach(), truth)
+
+    def _masks(self, target: Any) -> Tensor:
+        """Masks int64 (N, H, W) of a target dict or of a plain tensor; uint8 until here, an eighth of the memory."""
+        if isinstance(target, Mapping):
+            if "mask" not in target:
+                held = ", ".join(name for name in target if name != "index")
+                raise UserError(f"a segmenter needs masks, but the data has {held}: try data=digit_scenes")
+            target = target["mask"]
+        return target.long()  # type: ignore[no-any-return]
+
+    def metric_inputs(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, K, H, W) and truth int64 (N, H, W) with 255 for void."""
+        return predictions.float().softmax(1), targets
 
     def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
         """Each loss times its weight, of logits (N, K, H, W) and truth int64 (N, H, W)."""
@@ -100,6 +116,12 @@ class Segmenter(Task):
         if truth is not None and shape[2:] != truth.shape[1:]:
             raise UserError(f"the model's output is {shape}, but the masks are {tuple(truth.shape)}; {wanted}")
         return logits
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        # a validation that stands in place of a test tells of each class, too
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING
+        self.metric("val").classes = self.classes if alone else None
 
     def averaging(self, name: str) -> str:
         texts = {
