@@ -21,3 +21,15 @@ def real_data() -> Path:
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Caches of a test go into its own folder, never into the home of whoever runs it."""
     monkeypatch.setenv("LIGHTBED_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: two epochs of a tiny network on the digits. Tests read it and never write into it."""
+    from lightbed.cli import main
+
+    outputs = tmp_path_factory.mktemp("digits")
+    folder = outputs / "classifier" / "digits"
+    words = ["model.channels=[8,16]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.pictures=null"]
+    assert main(["train", *words, f"hydra.run.dir={folder}", f"paths.outputs={outputs}", "optimizer.lr=0.01"]) == 0
+    return folder

@@ -106,7 +106,7 @@ def quote(word: str) -> str:
     key, _, value = word.partition("=")
     if not value or value[0] in "'\"[{$":
         return word
-    exists = Path(value).expanduser().exists()
+    exists = key == "runs" or Path(value).expanduser().exists()  # runs=A,B is one report, no sweep
     if not exists and os.sep not in value and value.isascii():
         return word
     try:

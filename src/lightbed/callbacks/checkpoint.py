@@ -27,6 +27,7 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_epoch: int | None = None
         self.validated = False
+        self.saved_step: int | None = None  # in last.ckpt
 
     def path(self, trainer: Trainer, name: str) -> Path:
         """Where the checkpoint `name` of this run is."""
@@ -41,10 +42,12 @@ class Checkpoints(Checkpoint):
         self.validated = False
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             trainer.save_checkpoint(self.path(trainer, "last"))
+            self.saved_step = trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         # early stopping or every_n_epochs may have left the last epoch unwritten
-        trainer.save_checkpoint(self.path(trainer, "last"))
+        if self.saved_step != trainer.global_step:
+            trainer.save_checkpoint(self.path(trainer, "last"))
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.monitor not in trainer.callback_metrics:

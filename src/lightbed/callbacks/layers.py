@@ -6,9 +6,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import nn
 
 from lightbed.errors import UserError
-from lightbed.runs.log import show
+from lightbed.runs.log import say, show
 
 _WIDE = 30  # characters of a name; longer ones lose their middle
 
@@ -25,9 +26,10 @@ class Layers(Callback):
             raise UserError(f"callbacks.layers.max_depth={max_depth} must be at least 0; 0 turns the table off")
         self.max_depth = max_depth
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.max_depth and trainer.is_global_zero:
             show(layer_table(pl_module, self.max_depth))
+            say(size_line(pl_module.model))
 
 
 def layer_table(task: LightningModule, max_depth: int) -> Table:
@@ -39,7 +41,7 @@ def layer_table(task: LightningModule, max_depth: int) -> Table:
     rows = [row for row in zip(
         summary.layer_names, summary.layer_types, summary.param_nums, summary.in_sizes, summary.out_sizes, strict=True
     ) if row[0].split(".")[0] == "model"]  # fmt: skip
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, caption_justify="left", caption_style="")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title, justify in (
         ("layer", "left"),
         ("type", "left"),
@@ -52,12 +54,16 @@ def layer_table(task: LightningModule, max_depth: int) -> Table:
         depth = name.count(".")
         shown = "  " * max(depth - 1, 0) + name.rpartition(".")[2] if depth else "model"
         table.add_row(_middle(shown), _middle(kind), f"{count:,}" if count else "-", _shape(before), _shape(after))
-    parameters = list(task.model.parameters())  # type: ignore[union-attr]
+    return table
+
+
+def size_line(network: nn.Module) -> str:
+    """How many parameters a network has, and how many bytes with its buffers."""
+    parameters = list(network.parameters())
     total = sum(p.numel() for p in parameters)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    size = sum(t.numel() * t.element_size() for t in [*parameters, *task.model.buffers()]) / 1e6  # type: ignore[union-attr]
-    table.caption = f"{total:,} parameters, {trainable:,} of them trainable, {size:,.1f} MB"
-    return table
+    size = sum(t.numel() * t.element_size() for t in [*parameters, *network.buffers()]) / 1e6
+    return f"{total:,} parameters, {trainable:,} of them trainable, {size:,.1f} MB"
 
 
 def _shape(size: Any) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from lightbed.runs.device import accelerator
 from lightbed.runs.load import Loaded, load_run
 from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
+from lightbed.runs.results import near
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction
 
@@ -216,8 +218,10 @@ def picture_names(files: list[Path]) -> dict[Path, str]:
 def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int, folder: Path) -> None:
     """Print the first predictions, what was skipped, and where everything is."""
     if shown:
-        table = Table("image", "class", title=f"predictions of {done:,} images", title_justify="left")
-        table.add_column("score", justify="right")
+        title = f"predictions of {done:,} images"
+        table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+        for name in ("image", "class", "score"):
+            table.add_column(name, justify="right" if name == "score" else "left")
         for line in shown:
             if "labels" in line:
                 scores = [f"{line['scores'][name]:.3f}" for name in line["labels"]]
@@ -231,6 +235,6 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
         say(f"skipped: {reason}")
     if len(skipped) > _SHOWN:
         say(f"skipped: {len(skipped) - _SHOWN} more, see run.json")
-    say(f"  {folder / 'predictions.jsonl'}")
+    say(f"  {near(folder / 'predictions.jsonl')}")
     if any((folder / "pictures").iterdir()):
-        say(f"  {folder / 'pictures'}")
+        say(f"  {near(folder / 'pictures')}")

@@ -18,7 +18,7 @@ from lightbed.runs.device import accelerator
 from lightbed.runs.load import Loaded, load_run, own_data
 from lightbed.runs.log import say
 from lightbed.runs.record import Record, write_text
-from lightbed.runs.results import show_results
+from lightbed.runs.results import near, show_results
 from lightbed.tasks.base import Task
 
 _PREPROCESSING = ("channels", "image_size", "resize", "mean", "std")
@@ -50,6 +50,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
         metrics = evaluate(config, loaded, data, split, record.folder)
         write_text(record.folder / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")
         show_results(record.folder, metrics, loaded.task, Path(config["paths"]["outputs"]))
+        say(f"  {near(record.folder / 'metrics.json')}")
     return metrics
 
 

@@ -82,9 +82,10 @@ def run(config: build.Config, record: Record) -> float | None:
 
 
 def describe(data: DataModule) -> dict[str, Any]:
-    """The data's part of the record: images a split, classes, and what was left out as broken."""
+    """The data's part of the record: images a split, classes, what was left out as broken, what the files hold."""
     counts = {name: len(source) for name, source in data.splits.items()}
-    return {"images": counts, "classes": data.classes, "skipped": len(data.skipped), "skipped_files": data.skipped}
+    skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped}
+    return {"images": counts, "classes": data.classes, **skipped, "fingerprint": data.fingerprint()}
 
 
 def make_trainer(config: build.Config, record: Record) -> L.Trainer:
@@ -100,8 +101,10 @@ def make_trainer(config: build.Config, record: Record) -> L.Trainer:
     loggers: list[Any] = [history]
     if config["logger"]["tensorboard"]:
         words = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
-        loggers.append(Board(folder, parameters(config, record.content.get("choices", {}), words)))
-        history.listeners.append(loggers[-1].log_row)
+        board = Board(folder)
+        board.begin(parameters(config, record.content.get("choices", {}), words), monitor.partition("/")[2])
+        loggers.append(board)
+        history.listeners.append(board.log_row)
     bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
     if bar is not None:
         history.listeners.append(

@@ -22,7 +22,7 @@ class Line(NamedTuple):
 
 
 def overlay(lines: Sequence[Line], metrics: Sequence[str], title: str) -> "Figure":
-    """Each metric over the epochs, all lines in one plot: validation drawn through, training dashed.
+    """Each metric over the epochs, all lines in one plot: validation solid, training dashed.
 
     The first lines, at most ten, have a colour and stand in the legend; further ones are grey.
 
@@ -34,7 +34,7 @@ def overlay(lines: Sequence[Line], metrics: Sequence[str], title: str) -> "Figur
     named = min(len(lines), len(SERIES))
     foot = 0.75 + 0.22 * named + (0.22 if len(lines) > named else 0)
     figure = new_figure(_STEP * len(metrics) + 0.3, _HIGH + foot + 0.95)
-    headline(figure, title, "validation drawn through, training dashed")
+    headline(figure, title, "solid: validation, dashed: training")
     for i, metric in enumerate(metrics):
         axes = place(figure, 0.75 + _STEP * i, foot, _WIDE, _HIGH)
         _plot(axes, lines, metric)

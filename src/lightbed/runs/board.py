@@ -1,6 +1,5 @@
 """TensorBoard: the event files in a run folder."""
 
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,25 @@ class Board(TensorBoardLogger):
 
     Args:
         folder: the run folder.
-        parameters: for the HParams page, see `parameters`.
     """
 
-    def __init__(self, folder: Path, parameters: Mapping[str, Scalar]) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), name="", version="", default_hp_metric=False)
-        self.parameters = parameters
-        self.started = False
+
+    @rank_zero_only
+    def begin(self, parameters: Mapping[str, Scalar], metric: str) -> None:
+        """List the run on the HParams page, and lay out the page of custom scalars.
+
+        Args:
+            parameters: see `parameters`.
+            metric: the main one, e.g. `accuracy`.
+        """
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        self._summary(hparams_pb(dict(parameters), trial_id=run_name(Path(self.log_dir))))
+        # the other pages have a chart for each name; here both stages share one
+        charts = {name: ["Multiline", [f"^train/{name}$", f"^val/{name}$"]] for name in dict.fromkeys(("loss", metric))}
+        self.experiment.add_custom_scalars({"training and validation": charts})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -38,23 +49,15 @@ class Board(TensorBoardLogger):
 
     @rank_zero_only
     def log_row(self, row: Mapping[str, float]) -> None:
-        """All values of an epoch, at its step."""
-        values = {name: value for name, value in row.items() if name not in ("step", "seconds")}
-        super().log_metrics(values, int(row["step"]))
+        """All values of an epoch, at its step; learning rates go to the training charts."""
+        values = {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+        staged = {name if name.startswith(("train/", "val/")) else f"train/{name}": v for name, v in values.items()}
+        super().log_metrics(staged, int(row["step"]))
 
     @rank_zero_only
     def log_picture(self, name: str, image: Any, step: int) -> None:
         """A picture uint8 (H, W, 3)."""
         self.experiment.add_image(name, image, step, dataformats="HWC")
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Lightning's call when a fit or test begins: the run is listed from then on; `params` are not used."""
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-
-        if not self.started:
-            self.started = True
-            self._summary(hparams_pb(dict(self.parameters), trial_id=run_name(Path(self.log_dir))))
 
     @rank_zero_only
     def finish(self, status: str) -> None:
@@ -69,12 +72,18 @@ class Board(TensorBoardLogger):
         self._summary(Summary(value=[value]))
         self.experiment.close()
 
+    @rank_zero_only
     def save(self) -> None:
         """Write out what is pending; no hparams.yaml, for config.yaml says it all."""
         self.experiment.flush()
 
-    def finalize(self, status: str) -> None:  # noqa: ARG002 - a fit ends, the run goes on
-        self.save()
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Lightning's call when a fit or test ends; the run goes on, unless it failed."""
+        if status == "failed":
+            self.finish(status)
+        else:
+            self.save()
 
     def _summary(self, summary: Any) -> None:
         self.experiment._get_file_writer().add_summary(summary)
@@ -100,7 +109,7 @@ def parameters(config: Mapping[str, Any], choices: Mapping[str, Any], words: Seq
     for word in words:
         key = word.split("=")[0].lstrip("+~")
         value = _find(config, key)
-        known = key in shown or key in ("optimizer.lr", "data.batch_size", "trainer.max_epochs")
+        known = key in shown or key in ("optimizer.lr", "data.batch_size", "trainer.max_epochs", "name")
         if not known and not key.startswith(("hydra", "paths")) and not isinstance(value, Mapping):
             shown[key] = value
     return {key: value if isinstance(value, str | bool | int | float) else str(value) for key, value in shown.items()}

@@ -106,7 +106,7 @@ class Record:
         self.log = open_log(self.folder)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         try:
             if error is None:
                 self.finish("done")
@@ -115,7 +115,8 @@ class Record:
             else:
                 with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
                     file.write("".join(traceback.format_exception(error)))
-                self.finish("failed", error=f"{type(error).__name__}: {error}")
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                self.finish("failed", error=f"{kind}{error}")
         finally:
             if self.log is not None:
                 close_log(self.log)

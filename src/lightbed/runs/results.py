@@ -37,14 +37,8 @@ def show_results(folder: Path, metrics: Mapping[str, float], task: Task, outputs
     """Print the table of final metrics, the paths of pictures, and the line that opens TensorBoard if it has files."""
     if metrics:
         stage = next(iter(metrics)).partition("/")[0]
-        table = Table(
-            title=f"{stage} metrics",
-            title_justify="left",
-            title_style="bold",
-            box=SIMPLE_HEAD,
-            show_edge=False,
-            pad_edge=False,
-        )
+        table = Table(title=f"{stage} metrics", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+        table.show_edge = table.pad_edge = False
         table.add_column("metric")
         table.add_column("value", justify="right")
         table.add_column("averaged")

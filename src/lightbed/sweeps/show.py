@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lightbed.folders import run_name
@@ -96,7 +97,8 @@ def for_terminal(table: Comparison, width: int) -> Table:
             break
         hidden.add(name)
     kept = [i for i, name in enumerate(names) if name not in hidden]
-    drawn = Table(title=title(table), title_justify="left", caption=common(table) or None, caption_justify="left")
+    drawn = Table(title=title(table), title_justify="left", caption=common(table) or None, caption_justify="left",
+                  title_style="bold", box=SIMPLE_HEAD, show_edge=False)  # fmt: skip
     texts = {*table.columns, "status", "run"}
     for i in kept:
         drawn.add_column(names[i], justify="left" if names[i] in texts else "right", overflow="fold")
@@ -146,7 +148,8 @@ def as_csv(table: Comparison) -> str:
 def as_html(table: Comparison, png: bytes | None) -> str:
     """One page with table and curves that needs no other file and no network; a click on a head sorts by it."""
     names = heads(table)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    texts = {*table.columns, "status", "run"}
+    head = "".join(f"<th{'' if name in texts else ' class=number'}>{html.escape(name)}</th>" for name in names)
     body = "\n".join(
         "<tr>" + "".join(_cell(text, name) for text, name in zip(cells(table, row, rank), names, strict=True)) + "</tr>"
         for rank, row in enumerate(table.rows, 1)
@@ -181,7 +184,7 @@ h1 { font-size: 1.3em } h2 { font-size: 1.05em; margin-top: 2em }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .35em .8em; border-bottom: 1px solid #e3e7ec; text-align: left; white-space: nowrap }
 th { cursor: pointer; border-bottom: 2px solid #66727f; position: sticky; top: 0; background: white }
-td.number { text-align: right } tbody tr:hover { background: #f3f6fa }
+.number { text-align: right } tbody tr:hover { background: #f3f6fa }
 img { max-width: 100% } p { color: #66727f }
 </style></head><body>
 <h1>{title}</h1>
@@ -190,7 +193,7 @@ img { max-width: 100% } p { color: #66727f }
 document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
   const rows = [...document.querySelectorAll("tbody tr")], up = head.dataset.up = head.dataset.up === "1" ? "" : "1";
   const key = row => { const cell = row.cells[column]; return cell.dataset.value ?? cell.textContent; };
-  rows.sort((a, b) => key(a).localeCompare(key(b), undefined, { numeric: true }) ||0);
+  rows.sort((a, b) => key(a).localeCompare(key(b), undefined, { numeric: true }));
   const numbers = rows.every(row => key(row) === "" || !isNaN(key(row)));
   if (numbers) rows.sort((a, b) => key(a) === "" ? 1 : key(b) === "" ? -1 : key(a) - key(b));
   (up ? rows : rows.reverse()).forEach(row => row.parentNode.append(row));
