@@ -33,6 +33,8 @@ class Segmenter(Task):
     """
 
     class_weights: Tensor | None
+    pictured = "from left: image, truth, prediction, errors in red"
+    pictured_at_once = 12
 
     def __init__(
         self,
