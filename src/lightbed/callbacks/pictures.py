@@ -119,9 +119,10 @@ def metric_pictures(metric: Metric) -> list[Drawn]:  # noqa: ARG001
 def _confusion(metric: ConfusionScores | SegmentationScores) -> list[Drawn]:
     with metric.sync_context():
         matrix = metric.matrix.cpu().numpy().copy()
+    counted = "pixels" if isinstance(metric, SegmentationScores) else "images"
 
     def figure(classes: Sequence[str], *below: str) -> "Figure":
-        return class_figures.confusion_matrix(matrix, classes, "Confusion matrix", *below)
+        return class_figures.confusion_matrix(matrix, classes, "Confusion matrix", *below, counted=counted)
 
     return [("confusion_matrix", figure)]
 

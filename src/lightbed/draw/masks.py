@@ -64,13 +64,15 @@ def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str
     if "mask" not in target:
         shares = [f"{name} {share:.0%}" for name, share in class_shares(mask, classes).items()]
         more = [f"and {len(shares) - _NAMED} more"] if len(shares) > _NAMED else []
-        present = _legend(classes, [mask])
+        present = _legend(classes, np.unique(mask))
         return Panel(overlay(pixels, mask, classes), ", ".join([*shares[:_NAMED], *more]), INK, present)
     truth = _array(target["mask"])
     parts = [pixels, coloured(truth, classes), coloured(mask, classes), errors(pixels, mask, truth)]
     valid = truth != VOID
     right = f"pixel accuracy {(mask == truth)[valid].mean():.1%}" if valid.any() else "all void"
-    return Panel(_strip(parts), right, INK, _legend(classes, [truth, mask]))
+    return Panel(
+        _strip(parts), right, INK, _legend(classes, [*range(len(classes)), *([VOID] if not valid.all() else [])])
+    )
 
 
 def class_shares(mask: Any, classes: Sequence[str]) -> dict[str, float]:
@@ -80,12 +82,10 @@ def class_shares(mask: Any, classes: Sequence[str]) -> dict[str, float]:
     return {str(classes[i]): float(counts[i] / np.asarray(mask).size) for i in order}
 
 
-def _legend(classes: Sequence[str], masks: Sequence[np.ndarray]) -> tuple[tuple[str, str], ...]:
-    """Name and colour of each class that occurs, and of void."""
-    colours = palette(classes)
-    found = sorted({int(value) for mask in masks for value in np.unique(mask)})
-    names = {**dict(enumerate(classes)), VOID: "void"}
-    return tuple((str(names[i]), "#{:02x}{:02x}{:02x}".format(*colours[i])) for i in found if i in names)
+def _legend(classes: Sequence[str], labels: Sequence[int] | np.ndarray) -> tuple[tuple[str, str], ...]:
+    """Name and colour of each of these classes, and of void."""
+    colours, names = palette(classes), {**dict(enumerate(classes)), VOID: "void"}
+    return tuple((str(names[int(i)]), "#{:02x}{:02x}{:02x}".format(*colours[int(i)])) for i in labels)
 
 
 def _strip(parts: Sequence[np.ndarray]) -> np.ndarray:
