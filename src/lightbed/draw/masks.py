@@ -2,9 +2,11 @@
 
 import colorsys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from lightbed.draw.figure import INK
@@ -73,6 +75,14 @@ def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str
     return Panel(
         _strip(parts), right, INK, _legend(classes, [*range(len(classes)), *([VOID] if not valid.all() else [])])
     )
+
+
+def save_mask(mask: Any, classes: Sequence[str], path: Path) -> None:
+    """Write a mask (H, W) as a PNG whose values are the classes, with their colours as its palette."""
+    picture = Image.fromarray(_array(mask).astype(np.uint8), "P")
+    picture.putpalette(palette(classes).ravel().tolist())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
 
 
 def class_shares(mask: Any, classes: Sequence[str]) -> dict[str, float]:

@@ -12,6 +12,8 @@ from lightbed.errors import UserError, nearest
 from lightbed.losses.pixels import LOSSES
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
+from lightbed.tasks.tiling import enlarged, tiled
+from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction, Step
 
 
@@ -106,6 +108,27 @@ class Segmenter(Task):
         self.eval()
         masks = self._logits(self.model(images)).max(1).indices.to(torch.uint8)
         return [Prediction(mask=mask) for mask in masks]
+
+    @torch.no_grad()
+    def segment(self, image: Tensor, tile: int | None = None, overlap: int = 64) -> Prediction:
+        """What the network sees in one image uint8 (C, h, w) of any size: `mask` uint8 (h, w), at the image's own size.
+
+        The image is scaled to the network's size and the logits are scaled back; or, with `tile`, it is labelled at its
+        own scale in tiles of that side, see `tiling.tiled`. Memory is bounded either way.
+        """
+        self.eval()
+        preprocess = self.preprocess or Preprocess()
+        if tile is None and preprocess.size is None:
+            tile = 512
+        if tile is not None:
+            return Prediction(mask=tiled(self._labels, image, tile, overlap))
+        logits = self._logits(self.model(preprocess(preprocess.scale_to(image)[None].to(self.device))))
+        return Prediction(mask=enlarged(logits[0].float(), (image.shape[-2], image.shape[-1])))
+
+    def _labels(self, images: Tensor) -> Tensor:
+        """Masks uint8 (N, H, W) of images uint8 (N, C, H, W) at their own scale."""
+        preprocess = self.preprocess or Preprocess()
+        return torch.stack([seen["mask"] for seen in self.predict(preprocess(images.to(self.device)))]).cpu()
 
     def _logits(self, output: Any, truth: Tensor | None = None) -> Tensor:
         logits = output["out"] if isinstance(output, Mapping) and "out" in output else output

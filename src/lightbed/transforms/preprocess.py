@@ -64,14 +64,20 @@ class Preprocess(nn.Module):
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
         how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
-        if self.resize == "crop":
-            ratio = max(self.size[0] / image.shape[-2], self.size[1] / image.shape[-1])
-            scaled = [
-                max(round(image.shape[-2] * ratio), self.size[0]),
-                max(round(image.shape[-1] * ratio), self.size[1]),
-            ]
-            return F.center_crop(F.resize(image, scaled, **how), list(self.size))
-        return F.resize(image, list(self.size), **how)
+        scaled = F.resize(image, self._scaled_size(image), **how)
+        return F.center_crop(scaled, list(self.size)) if self.resize == "crop" else scaled
+
+    def scale_to(self, image: Tensor) -> Tensor:
+        """One image uint8 (C, h, w) at the scale that `fit` gives it, but with nothing cropped."""
+        return image if self.size is None else F.resize(image, self._scaled_size(image), antialias=True)
+
+    def _scaled_size(self, image: Tensor) -> list[int]:
+        """The size that an image is resized to, before a crop to `size`."""
+        height, width = self.size or image.shape[-2:]
+        if self.resize != "crop":
+            return [height, width]
+        ratio = max(height / image.shape[-2], width / image.shape[-1])
+        return [max(round(image.shape[-2] * ratio), height), max(round(image.shape[-1] * ratio), width)]
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, for a checkpoint."""
