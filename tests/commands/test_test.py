@@ -183,8 +183,8 @@ def test_a_foreign_data_config_is_not_run(digits_run: Path, tmp_path: Path, capf
     proof = tmp_path / "proof"
 
     def evil(content: dict[str, Any], config: dict[str, Any]) -> None:
-        config["data"] = {"_target_": "pathlib.Path.touch", "self": {"_target_": "pathlib.Path", "_args_": [str(proof)]},
-                          "batch_size": 1, "num_workers": 0}  # fmt: skip
+        file = {"_target_": "pathlib.Path", "_args_": [str(proof)]}
+        config["data"] = {"_target_": "pathlib.Path.touch", "self": file, "batch_size": 1, "num_workers": 0}
 
     checkpoint = edited(digits_run, tmp_path / "evil.ckpt", evil)
     assert "trust=true" in refused(capfd, f"run={checkpoint}", f"paths.outputs={tmp_path}")

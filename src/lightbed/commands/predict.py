@@ -90,14 +90,15 @@ def find_images(source: str) -> list[Path]:
         return [path]
     if path.is_dir():
         names = [Path(folder) / name for folder, _, inside in os.walk(path) for name in inside]
-        what = "the folder holds"
+    elif glob.has_magic(source):
+        names = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
-        names = [name for name in found if name.is_file()]
-        what = "the pattern fits" if glob.has_magic(source) else "it does not exist; there are"
-    found = sorted(name for name in names if is_image(name.name))
+        raise UserError(
+            f"source={source} does not exist: give an image, a folder, or a pattern such as '{path}/**/*.jpg'"
+        )
+    found = sorted(name for name in names if is_image(name.name) and name.is_file())
     if not found:
-        raise UserError(f"source={source} has no images: {what} {len(names)} files, none with the ending of an image")
+        raise UserError(f"source={source} has no images: of {len(names)} files there, none has the ending of an image")
     return found
 
 

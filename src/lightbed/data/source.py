@@ -121,6 +121,7 @@ class KeyedReader(Dataset[Batch]):
         seed: the run's seed.
         transform: a torchvision v2 transform `(image, target) -> (image, target)`, per sample in the loader; or None.
         collate: list of samples -> batch.
+        split: what the source is called, for titles.
     """
 
     def __init__(
@@ -129,8 +130,10 @@ class KeyedReader(Dataset[Batch]):
         seed: int,
         transform: Callable[..., Sample] | None,
         collate: Callable[[list[Sample]], Batch],
+        split: str = "",
     ) -> None:
         self.source, self.seed, self.transform, self.collate = source, seed, transform, collate
+        self.split = split
         self.fast = transform is None and getattr(source, "batched", False)
 
     def __len__(self) -> int:
@@ -151,7 +154,13 @@ class KeyedReader(Dataset[Batch]):
             if self.transform is None:
                 return image, target
             seed_all(derive(self.seed, "sample", epoch, index))
-            return self.transform(tv_tensors.Image(image), target)
+            image, target = self.transform(tv_tensors.Image(image), target)
+            if image.dtype != torch.uint8:
+                raise UserError(
+                    f"augment.sample gives {str(image.dtype).removeprefix('torch.')} images where uint8 goes on to the "
+                    "device, which scales and normalises: leave out ToDtype and Normalize"
+                )
+            return image, target
         except UserError:
             raise
         except Exception as error:

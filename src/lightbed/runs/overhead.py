@@ -10,7 +10,7 @@ _NOTHING = nullcontext("")
 
 
 class NoProfiler(PassThroughProfiler):
-    """Profiles nothing, with one context for all: Lightning's own makes a generator for each of some 50 hooks a step."""
+    """Profiles nothing, with one context for all; Lightning makes a generator for each of some 50 hooks a step."""
 
     def profile(self, action_name: str) -> AbstractContextManager[str]:  # type: ignore[override]  # noqa: ARG002
         return _NOTHING

@@ -159,6 +159,7 @@ def versions() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
+    found["torch"] = str(torch.__version__)  # with its build, e.g. 2.11.0+cpu
     return found
 
 

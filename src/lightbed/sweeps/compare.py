@@ -81,7 +81,7 @@ def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True)
     Raises:
         UserError: there is no column `sort`.
     """
-    columns = varying(runs)
+    columns = varying([run for run in runs if run.settings] or runs)
     grouped = seeds and _SEED in columns
     if grouped:
         columns.remove(_SEED)

@@ -1,0 +1,53 @@
+"""Mirrored images."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightbed.errors import UserError
+from lightbed.transforms.augment import Augmentation, Targets
+
+
+class HorizontalFlip(Augmentation):
+    """Left and right exchanged, in a share `p` of the samples."""
+
+    draws = 1
+    moves = True
+    dim = -1
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise UserError(f"{type(self).__name__}: p={p} must lie in 0..1")
+        self.p = p
+
+    def forward(self, images: Tensor, target: Targets, u: Tensor) -> tuple[Tensor, Targets]:
+        chosen = u[:, 0] < self.p
+        return flip(images, chosen, self.dim), {name: flip(values, chosen, self.dim) for name, values in target.items()}
+
+
+class VerticalFlip(HorizontalFlip):
+    """Top and bottom exchanged, in a share `p` of the samples."""
+
+    dim = -2
+
+
+def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """The images (N, ..., H, W) mirrored along `dim` (-1 or -2) where `chosen`, bool (N,); may overwrite them."""
+    if images.device.type == "cpu":
+        return _flip_each(images, chosen, dim)
+    return _flip_all(images, chosen, dim)
+
+
+def _flip_each(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """Image by image: on a CPU NumPy's slices take a third of the time of one operation on the batch."""
+    pixels = images.numpy()
+    mirrored = np.s_[..., ::-1] if dim == -1 else np.s_[..., ::-1, :]
+    for i in chosen.nonzero()[:, 0].tolist():
+        pixels[i] = pixels[i][mirrored]
+    return images
+
+
+def _flip_all(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """In one operation, without asking a GPU which ones are chosen."""
+    return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), images.flip(dim), images)

@@ -1,0 +1,165 @@
+"""run.json and config.yaml: what a run was, how it ended, and that nothing is overwritten."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightbed import build
+from lightbed.cli import main
+from lightbed.errors import UserError
+from lightbed.runs.load import load_run
+from lightbed.runs.record import Record, git_state, point_latest
+from lightbed.sweeps.collect import read_run
+
+
+def record(folder: Path) -> Record:
+    return Record(folder, ["lightbed", "train"], ["seed=1"], {"seed": 1, "threads": 2})
+
+
+def said(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_status_goes_from_running_to_done(tmp_path: Path) -> None:
+    with record(tmp_path / "run"):
+        assert said(tmp_path / "run")["status"] == "running"
+        assert said(tmp_path / "run")["seconds"] is None
+    content = said(tmp_path / "run")
+    assert content["status"] == "done"
+    assert content["seconds"] >= 0
+    assert (content["seed"], content["threads"]) == (1, 2)
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["process"]["pid"] == os.getpid()
+
+
+def ended_by_ctrl_c_in_lightning() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def test_status_says_how_a_run_ended(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), record(tmp_path / "failed"):
+        print(1 // 0)
+    assert said(tmp_path / "failed")["status"] == "failed"
+    assert said(tmp_path / "failed")["error"].startswith("ZeroDivisionError: ")
+    assert "Traceback" in (tmp_path / "failed" / "log.txt").read_text()
+    with pytest.raises(UserError), record(tmp_path / "mistake"):
+        raise UserError("threads=0 must be at least 1")
+    assert said(tmp_path / "mistake")["error"] == "threads=0 must be at least 1"
+    with pytest.raises(KeyboardInterrupt), record(tmp_path / "stopped"):
+        raise KeyboardInterrupt
+    assert said(tmp_path / "stopped")["status"] == "interrupted"
+    with pytest.raises(KeyboardInterrupt), record(tmp_path / "lightning"):
+        ended_by_ctrl_c_in_lightning()
+    assert said(tmp_path / "lightning")["status"] == "interrupted"
+    with pytest.raises(SystemExit) as caught, record(tmp_path / "terminated"):
+        raise SIGTERMException
+    assert caught.value.code == 143
+    assert said(tmp_path / "terminated")["status"] == "interrupted"
+    with pytest.raises(SystemExit), record(tmp_path / "exit"):
+        sys.exit(3)
+    assert said(tmp_path / "exit")["status"] == "failed", "a library that ends the process is no interruption"
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    with record(tmp_path / "run"):
+        pass
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        record(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write into the run folder"):
+        record(tmp_path / "file")
+
+
+def test_config_yaml_alone_rebuilds_the_model(digits_run: Path) -> None:
+    """It holds what the data filled in, is what the checkpoint says, and takes the trained weights."""
+    text = (digits_run / "config.yaml").read_text()
+    config = yaml.safe_load(text)
+    assert "${" not in text
+    assert (config["model"]["num_classes"], config["model"]["in_channels"]) == (10, 1)
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert config == json.loads(content["lightbed"]["config_json"]) == load_run(digits_run).config
+    weights = {name[6:]: value for name, value in content["state_dict"].items() if name.startswith("model.")}
+    build.make_model(config).load_state_dict(weights)
+
+
+def test_latest_links_to_the_newest(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "task" / name).mkdir(parents=True)
+        point_latest(tmp_path / "task" / name, tmp_path)
+    assert (tmp_path / "latest").resolve() == (tmp_path / "task" / "two").resolve()
+    assert not (tmp_path / "latest").readlink().is_absolute(), "the outputs may be moved as a whole"
+    point_latest(tmp_path / "task" / "two", tmp_path / "gone")  # nothing to link in, nothing raised
+
+
+def test_an_uncommitted_difference_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, run = tmp_path / "tree", tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert git_state(run) is None, "no checkout"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    tree.mkdir()
+    (tree / "model.py").write_text("width = 1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], cwd=tree, check=True)
+    monkeypatch.chdir(tree)
+    state = git_state(run)
+    assert state is not None
+    assert len(state["commit"]) == 40
+    assert not state["changed"]
+    assert not (run / "uncommitted.diff").exists()
+    (tree / "model.py").write_text("width = 2\n")
+    state = git_state(run)
+    assert state is not None
+    assert state["changed"]
+    assert "+width = 2" in (run / "uncommitted.diff").read_text()
+
+
+def test_jobs_of_a_multirun_name_it_and_what_their_groups_chose(tmp_path: Path) -> None:
+    words = ["trainer.max_epochs=0,1", "trainer.limit_train_batches=1", "callbacks.pictures=null", "test=none"]
+    assert (
+        main(["train", "-m", "model=dnn", *words, f"hydra.sweep.dir={tmp_path / 'sweep'}", f"paths.outputs={tmp_path}"])
+        == 0
+    )
+    jobs = sorted(path.parent for path in (tmp_path / "sweep").rglob("run.json"))
+    assert [job.name for job in jobs] == ["trainer.max_epochs=0", "trainer.max_epochs=1"]
+    for job in jobs:
+        assert said(job)["parent"] == "sweep"
+        assert said(job)["choices"]["model"] == "dnn"
+        assert said(job)["choices"]["data"] == "digits"
+    assert {"report.md", "report.csv", "report.html"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "status"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "interrupted"), (signal.SIGKILL, -9, "killed")],
+)
+def test_a_stopped_process_says_so(tmp_path: Path, number: int, code: int, status: str) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "lightbed", "train", "trainer.max_epochs=1000", "trainer.accelerator=cpu"]
+    process = subprocess.Popen([*command, f"hydra.run.dir={folder}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        if (folder / "metrics.csv").is_file():
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    run = read_run(folder)
+    assert run is not None
+    assert run.status == status
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
