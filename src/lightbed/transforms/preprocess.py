@@ -68,7 +68,7 @@ class Preprocess(nn.Module):
         how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
         scaled: Tensor = F.resize(image, self._scaled_size(image), **how)
         if self.resize == "crop":
-            scaled = F.center_crop(scaled, list(self.size))
+            scaled = F.center_crop(scaled, list(self.size)).contiguous()
         return scaled
 
     def scale_to(self, image: Tensor) -> Tensor:
