@@ -87,11 +87,20 @@ def with_facts(config: Config, data: DataModule) -> Config:
     """The config with the model's and metrics' `auto` values and the class weights taken from the data."""
     facts = data.facts()
     task = dict(config["task"])
+    _match_labels(task.get("kind"), data)
     outputs = {**facts, "num_classes": 1} if task.get("kind") == "binary" else facts
     if isinstance(task.get("class_weights"), str):
         task["class_weights"] = data.class_weights(task["class_weights"])
     task["metrics"] = fill_auto(task.get("metrics") or {}, facts, "task.metrics")
     return {**config, "task": task, "model": fill_auto(_asked(config["model"]), outputs, "model")}
+
+
+def _match_labels(kind: str | None, data: DataModule) -> None:
+    """Refuse a table of several labels an image for a task of one, which torch would train on silently."""
+    if data.multilabel and kind not in (None, "multilabel"):
+        raise UserError(f"task.kind={kind} knows one label an image but data.multilabel=true: use task.kind=multilabel")
+    if not data.multilabel and kind == "multilabel":
+        raise UserError("task.kind=multilabel needs data of several labels an image, e.g. data.multilabel=true")
 
 
 def _asked(model: Config) -> Config:

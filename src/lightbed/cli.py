@@ -86,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _no_command(word: str) -> str:
     if "=" in word or word.startswith("-"):
-        return f"a command comes first: lightbed {'|'.join(COMMANDS)} {word}. See lightbed --help"
+        return f"a command comes first, as in lightbed train {word}; see lightbed --help"
     return f"there is no command '{word}': {nearest(word, list(COMMANDS))} See lightbed --help"
 
 
@@ -126,6 +126,7 @@ def run_hydra(command: str, words: list[str]) -> int:
         return FAILED
     finally:
         _summarise(command)
+        folders.discard_empty()
     return max((_exit_code(failure.error) for failure in failures), key=lambda code: code == FAILED, default=OK)
 
 

@@ -30,15 +30,17 @@ def one_line(error: BaseException) -> str:
 
 def users_mistake(error: BaseException) -> UserError | None:
     """The user's mistake behind an error that a command raised, or None where it is none of theirs."""
-    link: BaseException | None = error
-    while link is not None:
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:  # ours says more than a library's around it
         if isinstance(link, UserError):
             return link
-        kinds = {kind.__name__ for kind in type(link).__mro__}
+    for link in chain:
+        kinds = {kind.__name__ for kind in type(link).__mro__}  # by name: neither library is imported for it
         if kinds & {"MisconfigurationException", "OmegaConfBaseException"}:
             key = getattr(link, "full_key", None)
             return UserError(f"{f'{key}: ' if key else ''}{_reason(link)}")
-        link = link.__cause__
     return None
 
 
@@ -65,10 +67,15 @@ def find(line: Line) -> UserError | None:
         words = [(word, _parse(word)) for word in line.overrides]
         compose = Composer(line)
         words.sort(key=lambda pair: str(pair[1].key_or_group) not in compose.groups)
-        taken = _fit(words, [], compose, line)
-        config = compose(taken)
-        swept = config.hydra.sweeper.get("params") or {} if line.flags.multirun else {}
-        _fit([(f"{key}={value}", _parse(f"{key}={value}")) for key, value in swept.items()], taken, compose, line)
+        multirun = line.flags.multirun or _says_multirun(compose, words)
+        taken: list[str] = []
+        for word, override in words:
+            if override.is_sweep_override() and not multirun:
+                return UserError(_several(word, str(override.key_or_group) in compose.groups))
+            taken.append(_fit(word, override, compose, taken))
+        params = compose(taken).hydra.sweeper.get("params") or {} if multirun else {}
+        for word in [f"{key}={value}" for key, value in params.items()]:
+            taken.append(_fit(word, _parse(word), compose, taken))
     except UserError as told:
         return told
     except Exception:  # the base itself does not compose: Hydra's own words tell why
@@ -76,24 +83,30 @@ def find(line: Line) -> UserError | None:
     return None
 
 
-def _fit(words: "list[tuple[str, Override]]", taken: list[str], compose: "Composer", line: Line) -> list[str]:
-    for word, override in words:
-        if override.is_sweep_override() and not (line.flags.multirun or _multirun(line)):
-            key, _, values = word.partition("=")
-            hint = f"add -m for a run each, or write '{key}=[{values}]' for a list"
-            raise UserError(f"{word} holds several values: {hint}")
-        for single in singles(word, override):
-            try:
-                compose([*taken, single])
-            except Exception as error:
-                raise _told(single, override, error, compose, taken) from error
-            first = single
-        taken = [*taken, first]
-    return taken
+def _says_multirun(compose: "Composer", words: "list[tuple[str, Override]]") -> bool:
+    """Whether the configuration itself asks for a multirun, as those of the group `sweep` do."""
+    chosen = [word for word, override in words if not override.is_sweep_override()]
+    try:
+        return str(compose(chosen).hydra.mode).endswith("MULTIRUN")
+    except Exception:  # one of the words is the fault that is looked for
+        return False
 
 
-def _multirun(line: Line) -> bool:
-    return any(word.endswith("hydra.mode=MULTIRUN") for word in line.overrides)
+def _several(word: str, is_group: bool) -> str:
+    key, _, values = word.partition("=")
+    as_list = "" if is_group else f", or write '{key}=[{values}]' for a list"
+    return f"{word} holds several values: add -m for a run each{as_list}"
+
+
+def _fit(word: str, override: "Override", compose: "Composer", taken: list[str]) -> str:
+    """The word, or a sweep's first value, if it and all its values fit to those that are `taken`."""
+    several = singles(word, override)
+    for single in several:
+        try:
+            compose([*taken, single])
+        except Exception as error:
+            raise _told(single, override, error, compose, taken) from error
+    return several[0]
 
 
 def singles(word: str, override: "Override") -> list[str]:
@@ -130,7 +143,7 @@ class Composer:
         """Values of all keys, dotted, and of all groups, once `taken` is chosen; `hydra`: of Hydra's own, instead."""
         choices: dict[str, Any] = dict.fromkeys(self.groups, "...")
         found = choices | dict(flatten(self(taken)))
-        return {key: value for key, value in found.items() if re.match("hydra[./]", key) is not None == hydra}
+        return {key: value for key, value in found.items() if bool(re.match("hydra([./]|$)", key)) == hydra}
 
 
 def _parse(word: str) -> "Override":
@@ -146,7 +159,7 @@ def _parse(word: str) -> "Override":
 def _unreadable(word: str, error: Exception) -> str:
     key, equals, value = word.partition("=")
     if not equals:
-        return f"'{word}' is no key=value: {_as_setting(word)}; see --help"
+        return f"'{word}' is no key=value: {_as_setting(word)}"
     if not key or word != word.strip():
         return f"'{word}' is no key=value: write it without spaces around the ="
     for opening, closing in ("[]", "{}", "()"):
@@ -164,7 +177,7 @@ def _as_setting(word: str) -> str:
         return f"did you mean {' or '.join(options)}?"
     if word in groups:
         return f"{word} needs a value, such as {word}={next(iter(groups[word]))}"
-    return f"settings are written key=VALUE, as in {word or 'seed'}=..."
+    return f"settings are written key=VALUE, as in {word or 'seed'}=...; see --help"
 
 
 def _told(word: str, override: "Override", error: Exception, compose: Composer, taken: list[str]) -> UserError:

@@ -51,10 +51,20 @@ def new_folder(parent: str) -> str:
             return str(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
         try:
             base.mkdir(parents=True, exist_ok=True)
-            _made[parent] = str(_claim(base))
+            _made[parent] = str(claim(base))
         except OSError as error:
             raise UserError(f"cannot create a run folder in {base}: {error.strerror}; set paths.outputs") from error
     return _made[parent]
+
+
+def discard_empty() -> None:
+    """Remove the folders that this process made and left empty, because the command line was wrong."""
+    for made in map(Path, _made.values()):
+        for folder in (made, made.parent):
+            try:
+                folder.rmdir()
+            except OSError:  # it holds something
+                break
 
 
 def run_name(folder: Path) -> str:
@@ -73,7 +83,8 @@ def _one_folder(parent: str) -> str:
     return _sweeping[0]
 
 
-def _claim(base: Path) -> Path:
+def claim(base: Path) -> Path:
+    """A new folder in `base` named by date and time; where there is one of this second, a number follows."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1000):
         folder = base / (f"{stamp}_{number}" if number else stamp)
@@ -110,11 +121,11 @@ def _job_name(overrides: Sequence[str], _root_: Any) -> str:
 
 def safe_name(words: Sequence[str]) -> str:
     """A folder name that says `words`; where it cannot say them in full, a digest keeps it apart from others."""
-    whole = ",".join(words)
-    name = re.sub(r"[^\w=,.+-]+", "-", whole.replace("'", "").replace('"', "")).strip("-.") or "job"
+    whole = ",".join(words) or "job"
+    name = re.sub(r"[^\w=,.+-]+", "-", whole).strip("-.") or "job"
     short = name.encode()[:LONGEST].decode(errors="ignore")
-    if name == whole.replace("'", "").replace('"', "") and short == name:
-        return name
+    if short == whole:
+        return short
     return f"{short}-{hashlib.blake2b(whole.encode(), digest_size=3).hexdigest()}"
 
 

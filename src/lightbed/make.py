@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightbed.errors import UserError, nearest
+from lightbed.signatures import mismatch
 
 SPECIAL_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # containers are always plain here
 EXTRAS = ("timm",)  # packages that an extra of ours brings
@@ -114,12 +115,15 @@ def _call(
     for key in keywords:
         if takes is not None and key not in takes:
             raise UserError(f"{where}.{key}: {name} takes no argument {key}: {nearest(key, takes)}")
+    told = mismatch(config, target, where)
+    if told and str(target.__module__).startswith("lightbed."):  # others' type hints are often narrower than their code
+        raise UserError(told)
     try:
         return partial(target, *positional, **keywords) if partial_ else target(*positional, **keywords)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{where}: {name} cannot be made: {_reason(error)}") from error
+        raise UserError(told or f"{where}: {name} cannot be made: {_reason(error)}") from error
 
 
 def parameters(target: Callable[..., Any]) -> list[str] | None:

@@ -177,6 +177,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert "batch_size=" in refused(capfd, *own, *folder, "data.eval_batch_size=32")
     shutil.rmtree(tmp_path / "photos" / "digit-3")
     assert "9 classes" in refused(capfd, *own, *folder)
+    assert all(any(path.iterdir()) for path in (tmp_path / "test").iterdir()), "wrong usage leaves no empty folder"
 
 
 def test_a_foreign_data_config_is_not_run(digits_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

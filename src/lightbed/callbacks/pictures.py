@@ -46,6 +46,14 @@ class Pictures(Callback):
             raise UserError(f"callbacks.pictures.count={count} must be at least 0")
         self.count, self.samples, self.seed = count, samples, seed
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        splits = getattr(data, "splits", {})
+        for split in [name for name in ("test", "val") if name in splits][
+            :1
+        ]:  # wrong positions are told before the fit
+            self.positions(len(splits[split]), split)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, pl_module, "test", trainer.test_dataloaders)
 

@@ -8,6 +8,8 @@ import lightning.pytorch as L
 import torch
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig
 
 from lightbed import build, folders
@@ -16,7 +18,7 @@ from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.callbacks.progress import Progress
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
-from lightbed.errors import UserError, one_of
+from lightbed.errors import UserError, nearest, one_of
 from lightbed.monitor import mode_of
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO
@@ -88,8 +90,21 @@ def describe(data: DataModule) -> dict[str, Any]:
     return {"images": counts, "classes": data.classes, **skipped, "fingerprint": data.fingerprint()}
 
 
+def check_devices(settings: build.Config) -> None:
+    """Refuse accelerators and strategies that Lightning does not have, with the nearest ones that it has."""
+    known = {
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+    }
+    for key, names in known.items():
+        value = settings.get(key)
+        if isinstance(value, str) and value not in names:
+            raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
+
+
 def make_trainer(config: build.Config, record: Record) -> L.Trainer:
     """The Trainer with loggers and callbacks for the run of `record`."""
+    check_devices(config["trainer"])
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
     callbacks: list[Callback] = [StepSeed(config["seed"])]

@@ -3,6 +3,7 @@
 import io
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _read_archive(path: Path) -> dict[str, bytes]:
         with tarfile.open(path, "r:gz") as archive:
             members = [member for member in archive if member.isfile()]
             return {Path(member.name).name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
         raise UserError(f"{path} is no whole archive ({error}); delete it to download it again") from error
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,5 +32,5 @@ def read_idx(path: Path) -> Tensor:
         if zeros:
             raise ValueError("it does not begin with two zero bytes")
         return torch.from_numpy(array.reshape(shape).astype(array.dtype.newbyteorder("="), copy=True))
-    except (OSError, EOFError, struct.error, KeyError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, struct.error, KeyError, ValueError) as error:
         raise UserError(f"{path} is no whole idx file ({error}); delete it to download it again") from error

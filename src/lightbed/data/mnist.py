@@ -47,13 +47,15 @@ class MNIST(DataModule):
         return Loading(dict(splits), [name.split(" - ")[-1] for name in self.source.classes])
 
     def _read(self, prefix: str) -> ArraySource:
-        arrays = []
+        paths = []
         for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz"):
             path = self._find(name)
             if path is None:
-                raise UserError(f"{self.folder / name} is missing; it is downloaded, or set paths.data to where it is")
-            arrays.append(read_idx(path))
-        images, labels = arrays
+                raise UserError(f"{self.folder / name} is missing: set paths.data to where it is")
+            paths.append(path)
+        images, labels = (read_idx(path) for path in paths)
+        if len(images) != len(labels):
+            raise UserError(f"{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels: delete them")
         return ArraySource(self.preprocess.fit(images[:, None]), {"label": labels.long()})
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class HorseCNN(nn.Sequential):
+class HorseCNN(nn.Module):
     """Blocks of convolution 3x3 without padding, ReLU and max-pool 2, then two Linear layers.
 
     300x300 pixels end as 7x7x64. With 3 channels and one output it has 1,704,097 parameters. Weights and biases start
@@ -27,21 +27,24 @@ class HorseCNN(nn.Sequential):
         channels: Sequence[int] = (16, 32, 64, 64, 64),
         hidden: int = 512,
     ) -> None:
-        layers: list[nn.Module] = []
+        super().__init__()
+        blocks: list[nn.Module] = []
         width, (height, breadth) = in_channels, image_size
         for size in channels:
-            layers += [nn.Conv2d(width, size, 3), nn.ReLU(), nn.MaxPool2d(2)]
+            blocks += [nn.Conv2d(width, size, 3), nn.ReLU(), nn.MaxPool2d(2)]
             width, height, breadth = size, (height - 2) // 2, (breadth - 2) // 2
         if min(height, breadth) < 1:
             least = 3 * 2 ** len(channels) - 2
             raise ValueError(f"images of {image_size} pixels vanish in {len(channels)} blocks; at least {least}")
-        layers += [nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)]
-        super().__init__(*layers)
-        for layer in self:
+        self.features = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(width * height * breadth, hidden), nn.ReLU(), nn.Linear(hidden, num_classes)
+        )
+        for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 layer.bias.data.zero_()  # type: ignore[union-attr]  # it has one
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> logits (N, K)."""
-        return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
+        return self.head(self.features(images))  # type: ignore[no-any-return]

@@ -203,7 +203,7 @@ class Task(L.LightningModule):
         values = {**getattr(self, f"{stage}_losses").compute(), **self.metric(stage).compute()}
         if self.extra_metrics:
             further = getattr(self, f"{stage}_extra").compute()
-            _check_further(further, values)
+            check_further(further, values)
             values |= further
         # the values are those of all devices already: torchmetrics gathered them
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
@@ -272,7 +272,7 @@ class Task(L.LightningModule):
         checkpoint["lightbed"] = self.card()
 
 
-def _check_further(further: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+def check_further(further: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Refuse values of further metrics that cannot be logged."""
     for name, value in further.items():
         if name in own:
