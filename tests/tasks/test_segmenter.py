@@ -66,12 +66,12 @@ def test_predictions_are_the_most_probable_classes() -> None:
 def test_a_model_can_be_used_without_configs_and_learns() -> None:
     torch.manual_seed(0)
     data = DigitScenes(images={"train": 96, "val": 8, "test": 8}, batch_size=16)
-    network = UNet(11, 3, (16, 32), padded=True, batch_norm=True)
+    network = UNet(11, 3, (8, 16), padded=True, batch_norm=True)
     task = Segmenter(network, 11, preprocess=data.preprocess, optimizer=partial(Adam, lr=0.01))
     trainer = L.Trainer(max_epochs=4, accelerator="cpu", num_sanity_val_steps=0, **QUIET)
     trainer.fit(task, datamodule=data)
     (found,) = trainer.test(task, datamodule=data, verbose=False)
-    assert float(trainer.callback_metrics["test/loss"]) < 0.5  # background alone for all pixels
+    assert found["test/loss"] < 0.8  # 2.4 at the beginning
     assert found["test/pixel_accuracy"] == pytest.approx(found["test/accuracy"])  # no void: images count alike
     assert {"test/iou/background", "test/precision/background", "test/recall/background"} <= found.keys()
     assert "val/iou/background" not in trainer.callback_metrics

@@ -49,12 +49,13 @@ LOSSES = {"cross_entropy": cross_entropy, "focal": focal, "dice": dice}
 
 
 def _surprise(logits: Tensor, truth: Tensor) -> Tensor:
-    """-log p of each pixel's true class, float32 (N * H * W,), 0 where void.
-
-    Flattened, because torch's own loss on (N, K, H, W) has no deterministic form on a GPU.
-    """
+    """-log p of each pixel's true class, float32 (N * H * W,), 0 where void."""
+    options = {"ignore_index": VOID, "reduction": "none"}
+    if not logits.is_cuda:
+        return F.cross_entropy(logits.float(), truth, **options).flatten()  # type: ignore[arg-type]
+    # torch's own loss on (N, K, H, W) has no deterministic form on a GPU, but that on rows has
     rows = F.log_softmax(logits.float(), 1).permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
-    return F.nll_loss(rows, truth.flatten(), ignore_index=VOID, reduction="none")
+    return F.nll_loss(rows, truth.flatten(), **options)  # type: ignore[arg-type]
 
 
 def _mean(losses: Tensor, truth: Tensor, weights: Tensor | None) -> Tensor:
