@@ -1,7 +1,9 @@
 """Objects from nodes of a config: Hydra's `_target_` notation, with errors that name the key and its remedy."""
 
 import importlib
+import importlib.util
 import inspect
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -86,6 +88,9 @@ def _module(parts: list[str], where: str) -> tuple[Any, list[str]]:
     """The module that the longest possible beginning of a dotted name imports, and the names behind it."""
     target = ".".join(parts)
     found = None
+    folder = str(Path.cwd())
+    if parts[0] not in sys.modules and folder not in sys.path and importlib.util.find_spec(parts[0]) is None:
+        sys.path.append(folder)  # mine.Net is in mine.py here; a console script does not look here by itself
     for i in range(1, len(parts)):
         name = ".".join(parts[:i])
         try:

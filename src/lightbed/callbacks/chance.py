@@ -18,5 +18,5 @@ class StepSeed(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        step = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        seed_all(derive(self.seed, "step", step, trainer.global_rank))
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        seed_all(derive(self.seed, "step", progress.processed, trainer.global_rank))

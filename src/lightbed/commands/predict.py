@@ -66,7 +66,7 @@ def predict(cfg: DictConfig) -> None:
         shown, skipped = write_predictions(config, loaded, files, record.folder)
         done = len(files) - len(skipped)
         record.write(data={"images": done, "skipped": len(skipped), "skipped_files": skipped})
-        show_predictions(shown, skipped, done, record.folder)
+        show_predictions(shown, skipped, done, common_folder(files), record.folder)
         if not done:
             raise UserError(f"source={config['source']}: none of its {len(files)} images can be read: {skipped[0]}")
 
@@ -227,9 +227,14 @@ def picture(seen: Seen, line: dict[str, Any], classes: list[str], target: Path) 
     save(captioned(panel), target)
 
 
+def common_folder(files: list[Path]) -> Path:
+    """The innermost folder that all files lie in."""
+    return Path(os.path.commonpath([path.absolute().parent for path in files]))
+
+
 def picture_names(files: list[Path]) -> dict[Path, str]:
     """A picture's path for each file: its own below the folder that all have in common, as PNG, each another one."""
-    common = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    common = common_folder(files)
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in files:
@@ -243,22 +248,23 @@ def picture_names(files: list[Path]) -> dict[Path, str]:
     return names
 
 
-def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int, folder: Path) -> None:
-    """Print the first predictions, what was skipped, and where everything is."""
+def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int, common: Path, folder: Path) -> None:
+    """Print the first predictions by their paths below `common`, what was skipped, and where everything is."""
     if shown:
         title = f"predictions of {done:,} images"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
         for name in ("image", "class", "score"):
-            table.add_column(name, justify="right" if name == "score" else "left")
+            table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
         for line in shown:
+            path = str(Path(line["path"]).absolute().relative_to(common))
             if "shares" in line:
                 largest = list(line["shares"].items())[:3]
-                table.add_row(line["path"], ", ".join(n for n, _ in largest), ", ".join(f"{s:.1%}" for _, s in largest))
+                table.add_row(path, ", ".join(n for n, _ in largest), ", ".join(f"{s:.1%}" for _, s in largest))
             elif "labels" in line:
                 scores = [f"{line['scores'][name]:.3f}" for name in line["labels"]]
-                table.add_row(line["path"], ", ".join(line["labels"]) or "none", ", ".join(scores))
+                table.add_row(path, ", ".join(line["labels"]) or "none", ", ".join(scores))
             else:
-                table.add_row(line["path"], line["label"] or "unsure", f"{line['score']:.3f}")
+                table.add_row(path, line["label"] or "unsure", f"{line['score']:.3f}")
         if done > len(shown):
             table.add_row(f"... and {done - len(shown):,} more", "", "")
         show(table)

@@ -152,15 +152,16 @@ class DataModule(L.LightningDataModule):
         return self._loader(KeyedReader(source, self.seed, self.transform, self.collate), order)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        return self._eval_loader("val") if "val" in self.splits else []
+        return self.eval_loader("val") if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("test")
+        return self.eval_loader("test")
 
-    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+    def eval_loader(self, split: str) -> DataLoader[Batch]:
+        """All samples of a split in order, without training's transform."""
         source = self._source(split)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        reader = KeyedReader(source, self.seed, None, self.collate)
+        reader = KeyedReader(source, self.seed, None, self.collate, split)
         return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
 
     def _source(self, split: str) -> Source:

@@ -65,38 +65,41 @@ def _columns(count: int, shape: float) -> tuple[int, float]:
     return columns, 1.75 if columns > 2 else 2.6
 
 
-def _legend_rows(entries: Sequence[tuple[str, str]], width: float) -> list[list[tuple[float, str, str]]]:
+def _legend_rows(
+    entries: Sequence[tuple[str, str]], width: float, zoom: float = 1.0
+) -> list[list[tuple[float, str, str]]]:
     """Place in inches, name and colour of each different entry, in rows of at most `width` inches."""
     rows: list[list[tuple[float, str, str]]] = []
     x = width
     for name, color in dict.fromkeys(entries):
-        wide = text_width(new_figure(1, 1), name, 8.5) + 0.45
+        wide = text_width(new_figure(1, 1), name, 8.5 * zoom) + 0.45 * zoom
         if x + wide > width - 0.1:
             rows.append([])
-            x = 0.2
+            x = 0.2 * zoom
         rows[-1].append((x, name, color))
         x += wide
     return rows
 
 
-def _draw_legend(figure: "Figure", rows: Sequence[Sequence[tuple[float, str, str]]]) -> None:
+def _draw_legend(figure: "Figure", rows: Sequence[Sequence[tuple[float, str, str]]], zoom: float = 1.0) -> None:
     """A patch and a name for each entry, at the figure's lower edge."""
     from matplotlib.patches import Rectangle
 
     wide, tall = figure.get_size_inches()
     for i, row in enumerate(rows):
-        y = 0.09 + _KEY * (len(rows) - 1 - i)
+        y = (0.09 + _KEY * (len(rows) - 1 - i)) * zoom
         for x, name, color in row:
-            corner = (x / wide, y / tall)
-            figure.add_artist(Rectangle(corner, 0.14 / wide, 0.14 / tall, facecolor=color, edgecolor=FAINT, lw=0.5))
-            figure.text((x + 0.2) / wide, (y + 0.02) / tall, name, size=8.5, color=INK, parse_math=False)
+            corner, side = (x / wide, y / tall), 0.14 * zoom
+            figure.add_artist(Rectangle(corner, side / wide, side / tall, facecolor=color, edgecolor=FAINT, lw=0.5))
+            place = ((x + 0.2 * zoom) / wide, (y + 0.02 * zoom) / tall)
+            figure.text(*place, name, size=8.5 * zoom, color=INK, parse_math=False)
 
 
-def _write(figure: "Figure", text: str, x: float, y: float, size: float, color: str) -> None:
+def _write(figure: "Figure", text: str, x: float, y: float, size: float, color: str, line: float = _LINE) -> None:
     """Lines centred at `x` inches, the last one's baseline at `y`; so that baselines of neighbours are level."""
     wide, tall = figure.get_size_inches()
-    for i, line in enumerate(reversed(text.split("\n"))):
-        figure.text(x / wide, (y + i * _LINE) / tall, line, size=size, color=color, ha="center", parse_math=False)
+    for i, words in enumerate(reversed(text.split("\n"))):
+        figure.text(x / wide, (y + i * line) / tall, words, size=size, color=color, ha="center", parse_math=False)
 
 
 def scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -110,16 +113,21 @@ def scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def captioned(panel: Panel, smallest: int = 320) -> np.ndarray:
-    """One panel with its title above as an image uint8 (H, W, 3); enlarged if both sides are under `smallest`."""
+    """One panel as an image uint8 (H, W, 3): at its own size, its title above, larger on larger images.
+
+    An image whose longer side fits twice or more into `smallest` is enlarged by a whole factor.
+    """
     longest = max(panel.image.shape[:2])
-    image = panel.image if longest >= smallest else scale(panel.image, smallest, smallest)
+    image = panel.image if 2 * longest > smallest else scale(panel.image, smallest, smallest)
     height, width = image.shape[0] / DPI, max(image.shape[1] / DPI, 1.5)
-    (text,), size = fit_titles(new_figure(1, 1), [panel.title], width - 0.1, largest=10)
-    strip = 0.1 + _LINE * (text.count("\n") + 1)
-    names = _legend_rows(panel.legend, width)
-    below = _KEY * len(names) + 0.12 if names else 0.0
+    zoom = max(1.0, longest / 1200)
+    probe = new_figure(1, 1)
+    (text,), size = fit_titles(probe, [panel.title], width - 0.1, largest=10 * zoom, smallest=6 * zoom)
+    strip = zoom * (0.1 + _LINE * (text.count("\n") + 1))
+    names = _legend_rows(panel.legend, width, zoom)
+    below = zoom * (_KEY * len(names) + 0.12) if names else 0.0
     figure = new_figure(width, height + strip + below)
     figure.figimage(image, xo=round((width * DPI - image.shape[1]) / 2), yo=round(below * DPI), origin="upper")
-    _write(figure, text, width / 2, below + height + 0.09, size, panel.color)
-    _draw_legend(figure, names)
+    _write(figure, text, width / 2, below + height + 0.09 * zoom, size, panel.color, _LINE * zoom)
+    _draw_legend(figure, names, zoom)
     return pixels(figure)

@@ -13,6 +13,8 @@ from lightbed.runs.trust import check_targets
 from lightbed.tasks.base import Task
 from lightbed.transforms.preprocess import Preprocess
 
+_LONGEST = 150  # characters of each kind of difference that a message names
+
 
 class Loaded(NamedTuple):
     """A task in evaluation mode with its weights, the config that it was built from, and its checkpoint file."""
@@ -105,5 +107,6 @@ def load_weights(task: Task, weights: dict[str, Any], path: Path) -> None:
     try:
         task.load_state_dict(weights)
     except RuntimeError as error:
-        detail = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        lines = (line.strip() for line in str(error).splitlines()[1:3])
+        detail = " ".join(line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..." for line in lines)
         raise UserError(f"the weights in {path} do not fit the model of its config: {detail}") from error
