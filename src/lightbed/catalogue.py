@@ -92,9 +92,11 @@ def _defaults_block(file: Path) -> Iterator[str]:
 
 
 def keys(file: Path) -> list[Key]:
-    """The keys of a config file with their values and comments, those of the files it builds on first."""
+    """The keys of a config file with their values, those of the files it builds on first; comments are inherited."""
     found = {key.name: key for name in parents(file) for key in keys(file.with_name(f"{name}.yaml"))}
-    found |= {key.name: key for key in _own_keys(file)}
+    for key in _own_keys(file):
+        inherited = found[key.name].comment if key.name in found else ""
+        found[key.name] = key._replace(comment=key.comment or inherited)
     return list(found.values())
 
 

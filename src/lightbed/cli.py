@@ -78,7 +78,7 @@ def _dispatch(arguments: list[str]) -> int:
     if "--help" in rest or "-h" in rest:
         from lightbed import help as texts
 
-        folders = [*_config_dir(rest), conf_dir()]
+        folders = [conf_dir(), *_config_dir(rest)]
         print(texts.command(command, COMMANDS[command], folders, [word for word in rest if "=" in word]))
         return OK
     return run_hydra(command, rest)

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
-from lightbed.catalogue import SHARED, conf_dir
+from lightbed.catalogue import SHARED, conf_dir, defaults
 from lightbed.errors import UserError
 
 
@@ -53,8 +54,29 @@ def _values(words: list[str], last: str, command: str, wanted: str) -> list[str]
             del words[at : at + 2]
     kept = [word for word in words if not word.startswith("-") or word in ("-m", "--multirun")]
     os.environ["COMP_LINE"] = " ".join(["lightbed", *kept, last])
-    found = _hydra(command, wanted, own).split()
-    return [word for word in found if not word.endswith((f"={SHARED}", "hydra/", "hydra."))]
+    found = [word for word in _hydra(command, wanted, own).split() if word != last and _fitting(word, command)]
+    return found or _paths(last)
+
+
+def _fitting(word: str, command: str) -> bool:
+    """Whether a suggestion is a key of this command, or an option of one of its groups."""
+    key, equals, option = word.partition("=")
+    is_group = (conf_dir() / key).is_dir()
+    mine = not (equals and is_group) or key in defaults(conf_dir() / f"{command}.yaml")
+    return mine and option != SHARED and key.rstrip("./") != "hydra"
+
+
+def _paths(word: str) -> list[str]:
+    """Files and folders that `key=PATH` could go on to."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return []
+    start = Path(value).expanduser()
+    folder, name = (start, "") if value.endswith("/") else (start.parent, start.name)
+    shown = value[: len(value) - len(name)]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    visible = [path for path in found if path.name.startswith(name) and not path.name.startswith(".")]
+    return [f"{key}={shown}{path.name}{'/' * path.is_dir()}" for path in visible]
 
 
 def _hydra(command: str, wanted: str, config_dir: str) -> str:

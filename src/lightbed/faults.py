@@ -67,13 +67,12 @@ def find(line: Line) -> UserError | None:
         words = [(word, _parse(word)) for word in line.overrides]
         compose = Composer(line)
         words.sort(key=lambda pair: str(pair[1].key_or_group) not in compose.groups)
-        multirun = line.flags.multirun or _says_multirun(compose, words)
         taken: list[str] = []
         for word, override in words:
-            if override.is_sweep_override() and not multirun:
+            if override.is_sweep_override() and not (line.flags.multirun or _says_multirun(compose, words)):
                 return UserError(_several(word, str(override.key_or_group) in compose.groups))
             taken.append(_fit(word, override, compose, taken))
-        params = compose(taken).hydra.sweeper.get("params") or {} if multirun else {}
+        params = compose(taken).hydra.sweeper.get("params") or {}
         for word in [f"{key}={value}" for key, value in params.items()]:
             taken.append(_fit(word, _parse(word), compose, taken))
     except UserError as told:
@@ -130,7 +129,7 @@ class Composer:
         from hydra import compose, initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
 
-        further = ",".join(f"'file://{folder}'" for folder in self.folders[1:])
+        further = ",".join(f"'file://{folder.resolve()}'" for folder in self.folders[1:])
         path = [f"hydra.searchpath=[{further}]"] if further else []
         GlobalHydra.instance().clear()
         try:

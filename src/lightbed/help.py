@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +92,9 @@ def _in_order(chosen: Iterable[str], groups: dict[str, dict[str, Path]]) -> list
 
 def _option(group: str, option: str, file: Path) -> list[str]:
     """The head of an option's file and its keys."""
-    lines = [_bold(f"{group}={option}"), *(f"  {line}".rstrip() for line in catalogue.head(file))]
+    lines = [_bold(f"{group}={option}")]
+    for line in catalogue.head(file):
+        lines += _wrapped(line, 2) or [""]
     return ["", *lines, *_section(f"Keys of {group}={option}", _keys(file, "" if _is_global(file) else group))]
 
 
@@ -121,7 +122,7 @@ def _options(options: dict[str, Path], default: str = "") -> Iterator[tuple[str,
 
 def _examples(folders: Sequence[Path], commands: Iterable[str]) -> Iterator[tuple[str, str]]:
     for i, name in enumerate(commands):  # all of the first command, one of each other
-        yield from itertools.islice(_file_examples(folders[-1] / f"{name}.yaml"), 1 if i else None)
+        yield from itertools.islice(_file_examples(folders[0] / f"{name}.yaml"), 1 if i else None)
 
 
 def _file_examples(file: Path) -> Iterator[tuple[str, str]]:
@@ -141,19 +142,20 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
     indent = max(fitting, default=8) + 4
     lines = ["", _bold(title)]
     for name, text in table:
-        wrapped = textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False)
-        first = f"  {name}"
-        if wrapped and len(first) + 2 <= indent:
-            first = f"{first:{indent}}{wrapped.pop(0)}"
-        lines += [first, *(" " * indent + line for line in wrapped)]
+        told = [" " * indent + line for line in textwrap.wrap(text, WIDTH - indent, break_on_hyphens=False)]
+        named = _wrapped(name, 2)
+        if told and len(named[-1]) + 2 <= indent:
+            named[-1] += told.pop(0)[len(named[-1]) :]
+        lines += [*named, *told]
     return lines
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    """A line, continued two columns further in where it is too long; runs of spaces stay."""
+    further = " " * (indent + 2)
+    return textwrap.wrap(" " * indent + text, WIDTH, subsequent_indent=further, replace_whitespace=False)
 
 
 def _bold(text: str) -> str:
     plain = not sys.stdout.isatty() or "NO_COLOR" in os.environ
     return text if plain else f"\033[1m{text}\033[0m"
-
-
-def plain(text: str) -> str:
-    """`text` without its terminal codes."""
-    return re.sub(r"\033\[\d+m", "", text)

@@ -30,9 +30,9 @@ class Line(NamedTuple):
 
     @property
     def folders(self) -> list[Path]:
-        """Folders of configs, the user's own first."""
+        """Folders of configs, the user's own last: as in Hydra, of two files of one name ours counts."""
         own = self.flags.config_dir
-        return [*([Path(own).expanduser()] if own else []), conf_dir()]
+        return [conf_dir(), *([Path(own).expanduser()] if own else [])]
 
     @property
     def config(self) -> str:

@@ -145,7 +145,7 @@ def test_images_are_drawn_by_chance_but_the_same_ones_every_time() -> None:
     assert len(positions) == 36 == len(set(positions))
     assert positions == Pictures().positions(1000, "test") != Pictures(seed=1).positions(1000, "test")
     assert max(positions) > 100, "not just the first ones"
-    assert Pictures().positions(5, "test") == [0, 1, 2, 3, 4], "fewer images than asked for"
+    assert sorted(Pictures().positions(5, "test")) == [0, 1, 2, 3, 4], "fewer images than asked for"
     assert Pictures(samples=[8, 9]).positions(10, "test") == [8, 9]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed import build
@@ -163,3 +164,14 @@ def test_a_stopped_process_says_so(tmp_path: Path, number: int, code: int, statu
     assert run is not None
     assert run.status == status
     assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_further_processes_of_a_run_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with record(tmp_path / "run"):
+        before = (tmp_path / "run" / "run.json").read_bytes()
+        with monkeypatch.context() as second:
+            second.setattr(rank_zero_only, "rank", 1)
+            with record(tmp_path / "run") as other:
+                other.write_config({"seed": 2})
+        assert (tmp_path / "run" / "run.json").read_bytes() == before
+        assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1

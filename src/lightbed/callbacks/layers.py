@@ -1,5 +1,6 @@
 """The table of the network's layers, before training."""
 
+import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -37,7 +38,9 @@ def layer_table(task: LightningModule, max_depth: int) -> Table:
 
     The shapes are those of `task.example_input_array` on its way through, after preprocessing.
     """
-    summary = ModelSummary(task, max_depth=max_depth + 1)  # the network is one level below the task
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*not supported by the model summary.*")  # of its megabytes: ours are below
+        summary = ModelSummary(task, max_depth=max_depth + 1)  # the network is one level below the task
     rows = [row for row in zip(
         summary.layer_names, summary.layer_types, summary.param_nums, summary.in_sizes, summary.out_sizes, strict=True
     ) if row[0].split(".")[0] == "model"]  # fmt: skip

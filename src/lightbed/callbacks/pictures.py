@@ -49,10 +49,9 @@ class Pictures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = getattr(data, "splits", {})
-        for split in [name for name in ("test", "val") if name in splits][
-            :1
-        ]:  # wrong positions are told before the fit
-            self.positions(len(splits[split]), split)
+        evaluated = next((name for name in ("test", "val") if name in splits), None)
+        if evaluated:  # wrong positions are told before the fit
+            self.positions(len(splits[evaluated]), evaluated)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._draw(trainer, pl_module, "test", trainer.test_dataloaders)
@@ -86,7 +85,7 @@ class Pictures(Callback):
         """Positions in a split of `length` images that are drawn; of random ones at most `most`."""
         if self.samples is None:
             count = self.count if most is None else min(self.count, most)
-            return permutation(length, self.seed, "pictures", split)[:count].sort().values.tolist()
+            return permutation(length, self.seed, "pictures", split)[:count].tolist()
         wrong = [i for i in self.samples if not 0 <= i < length]
         if wrong:
             raise UserError(f"callbacks.pictures.samples={wrong} are not in 0..{length - 1} of the {split} split")

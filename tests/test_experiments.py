@@ -1,0 +1,46 @@
+"""Every file of conf/experiment: one batch of each stage through the command line, and a head that says what it is."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import fakes
+from lightbed.cli import conf_dir, main
+
+FILES = sorted((conf_dir() / "experiment").glob("*.yaml"))
+ONE_BATCH = ["trainer.max_epochs=1", *(f"trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test"))]
+SMALL = ["data.batch_size=4", "data.eval_batch_size=4", "trainer.accelerator=cpu", "callbacks.pictures.count=4"]
+
+
+@pytest.fixture(scope="module")
+def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder with a drawn copy of every data set that experiments read."""
+    root = tmp_path_factory.mktemp("data")
+    for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human):
+        draw(root)
+    return root
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_one_batch_from_start_to_finish(file: Path, drawn_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    places = [f"paths.data={drawn_data}", f"paths.outputs={tmp_path}", f"hydra.run.dir={folder}"]
+    assert main(["train", f"experiment={file.stem}", *places, *ONE_BATCH, *SMALL]) == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert any(name.startswith(("test/", "val/")) for name in metrics), "nothing was evaluated"
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert list((folder / "pictures").glob("*.png"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_head_names_source_command_figure_and_time(file: Path) -> None:
+    text = file.read_text()
+    head = dict(re.findall(r"^# (source|command|reported|takes): (.+)$", text, re.M))
+    assert head.keys() == {"source", "command", "reported", "takes"}
+    assert head["command"] == f"lightbed train experiment={file.stem}"
+    assert re.search(r"minute|second", head["takes"])
+    assert re.search(rf"^name: {file.stem}$", text, re.M), "its runs lie in a folder of its name"
