@@ -101,6 +101,8 @@ class MaskDecoder(Decoder):
         same_size: as in `Decoder`.
     """
 
+    kind = "masks"
+
     def __init__(
         self,
         root: Path,
