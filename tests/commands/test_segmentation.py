@@ -1,4 +1,4 @@
-"""Semantic segmentation from the command line: every model, data set and experiment, pictures, masks of own images."""
+"""Semantic segmentation from the command line: every model and data set, pictures, masks of own images."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,6 @@ CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(
     path.stem for path in (CONF / "model").glob("*.yaml") if "/task@_global_.task: segm" in path.read_text()
 )
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("deeplabv3", "lraspp")]  # their models are tested above
-EXPERIMENTS = ("deconvnet", "fcn", "segnet", "single_convolution", "unet", *SLOW)
 SMALL = {
     "deconvnet": ["model.channels=[4,8]", "model.depths=[1,1]", "model.hidden=8"],
     "fcn": ["model.hidden=8", "model.backbone=mobilenet_v3_small"],
@@ -63,15 +61,6 @@ def test_each_data_set_from_its_files(data: str, tmp_path: Path) -> None:
     assert record["status"] == "done"
     names = {path.name for path in (folder / "pictures").iterdir()}
     assert names == {"confusion_matrix.png", "predictions.png"}
-
-
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_each_experiment_runs_its_recipe(experiment: str, tmp_path: Path) -> None:
-    root = (fakes.drone if experiment == "single_convolution" else fakes.camvid)(tmp_path / "data")
-    words = ["data.image_size=[40,56]", "data.eval_batch_size=2", "callbacks.pictures=null", f"paths.data={root}"]
-    folder = run(tmp_path / "run", f"experiment={experiment}", *SMALL.get(experiment, []), *words)
-    assert json.loads((folder / "run.json").read_text())["status"] == "done"
-    assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == experiment
 
 
 def test_single_convolution_of_the_recipe_has_644_parameters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
