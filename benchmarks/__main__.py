@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import epochs, folder, processes
+from benchmarks import epochs, folder, processes, segmentation
 from benchmarks.paired import Row, Setting
 
 BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # and the data that they need
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "folder": (folder.images, "horse-or-human"),
     "answers": (processes.answers, None),
     "accuracy": (processes.accuracy, "FashionMNIST"),
+    "unet": (segmentation.step, None),
+    "camvid": (segmentation.reading, "CamVid"),
 }
 
 

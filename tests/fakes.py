@@ -125,11 +125,68 @@ def image_folder(
     return root
 
 
+def scene(size: tuple[int, int], classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture uint8 (H, W, 3) of flat patches with noise, and its mask uint8 (H, W); up to 35 classes all occur."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    mask = ((rows * 5 // size[0] * 7 + columns * 7 // size[1] + seed) % classes).astype(np.uint8)
+    tones = np.random.default_rng(0).integers(30, 225, (classes, 3))
+    return np.clip(tones[mask] + rng.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8), mask
+
+
+def camvid(root: Path, count: int = 6, size: tuple[int, int] = (360, 480)) -> Path:
+    """`root/CamVid/{train,val,test}/X.jpg` with `{train,val,test}annot/X.png`, values 0..11; returns `root`."""
+    for place, split in enumerate(("train", "val", "test")):
+        for i in range(count):
+            image, mask = scene(size, 12, 100 * place + i)
+            name = f"{place:04}TP_{i:06}"
+            for folder, array, suffix in ((split, image, ".jpg"), (f"{split}annot", mask, ".png")):
+                (root / "CamVid" / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(root / "CamVid" / folder / f"{name}{suffix}")
+    return root
+
+
+def penn_fudan_people(root: Path, count: int = 12) -> Path:
+    """`root/PennFudanPed/PNGImages/X.png` with `PedMasks/X_mask.png`, people numbered 1..N, sizes that differ."""
+    for i in range(count):
+        size = (90 + 7 * (i % 4), 110 + 5 * (i % 5))
+        image, people = scene(size, 3 + i % 2, i)
+        for folder, array, name in (("PNGImages", image, "{}.png"), ("PedMasks", people, "{}_mask.png")):
+            (root / "PennFudanPed" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / "PennFudanPed" / folder / name.format(f"FudanPed{i + 1:05}"))
+    return root
+
+
+def drone(root: Path, count: int = 10, size: tuple[int, int] = (80, 120)) -> Path:
+    """`root/semantic_drone_dataset/original_images/000.jpg`, `label_images_semantic/000.png`, values 0..23."""
+    folder = root / "semantic_drone_dataset"
+    for i in range(count):
+        image, mask = scene(size, 24, i)
+        for name, array, suffix in (("original_images", image, ".jpg"), ("label_images_semantic", mask, ".png")):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / name / f"{i:03}{suffix}")
+    return root
+
+
+def mask_folder(root: Path, count: int = 10, size: tuple[int, int] = (40, 56), classes: int = 3) -> Path:
+    """`root/images/X.png` and `root/masks/X.png` with classes as values; returns `root`."""
+    for i in range(count):
+        image, mask = scene(size, classes, i)
+        for name, array in (("images", image), ("masks", mask)):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / name / f"picture{i:02}.png")
+    return root
+
+
 DRAWN = {
     "fashion_mnist": fashion_mnist,
     "mnist": mnist,
     "cifar10": cifar10,
     "horse_or_human": horse_or_human,
     "image_folder": image_folder,
+    "camvid": camvid,
+    "penn_fudan_people": penn_fudan_people,
+    "drone": drone,
+    "mask_folder": mask_folder,
 }
 """Data configs by name, each with the function that draws its files; embedded sets need none."""

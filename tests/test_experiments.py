@@ -18,7 +18,7 @@ SMALL = ["data.batch_size=4", "data.eval_batch_size=4", "trainer.accelerator=cpu
 def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder with a drawn copy of every data set that experiments read."""
     root = tmp_path_factory.mktemp("data")
-    for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human):
+    for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human, fakes.camvid, fakes.drone):
         draw(root)
     return root
 

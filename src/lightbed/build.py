@@ -89,9 +89,8 @@ def with_facts(config: Config, data: DataModule) -> Config:
     task = dict(config["task"])
     _match_labels(task.get("kind"), data)
     outputs = {**facts, "num_classes": 1} if task.get("kind") == "binary" else facts
-    if task.get("class_weights") == "balanced":
-        counts = data.class_counts().double()
-        task["class_weights"] = (counts.sum() / (len(counts) * counts.clamp(min=1))).tolist()
+    if isinstance(task.get("class_weights"), str):
+        task["class_weights"] = data.class_weights(task["class_weights"])
     task["metrics"] = fill_auto(task.get("metrics") or {}, facts, "task.metrics")
     return {**config, "task": task, "model": fill_auto(_asked(config["model"]), outputs, "model")}
 

@@ -19,6 +19,7 @@ from lightbed.errors import UserError
 from lightbed.folders import run_name
 from lightbed.metrics.classification import ConfusionScores, MultilabelScores
 from lightbed.metrics.curves import PrecisionRecall
+from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
 from lightbed.types import STAGES
 
@@ -72,17 +73,19 @@ class Pictures(Callback):
             text += f", {task.monitor.partition('/')[2].replace('_', ' ')} {float(score):.4f}"
         for file, figure in found:
             _write(trainer, file, figure(task.classes, name, text))
-        positions = self.positions(images, split)
+        positions = self.positions(images, split, task.pictured_at_once)
         drawn = predictions(task, reader, positions)
         if drawn:
             right = sum(panel.color == RIGHT for panel in drawn)
-            text = f"{len(drawn)} of {images:,} images of the {split} split, {right} of them right"
+            told = task.pictured or f"{right} of them right"
+            text = f"{len(drawn)} of {images:,} images of the {split} split, {told}"
             _write(trainer, "predictions", grid.image_grid(drawn, "Predictions", name, text))
 
-    def positions(self, length: int, split: str) -> list[int]:
-        """Positions in a split of `length` images that are drawn."""
+    def positions(self, length: int, split: str, most: int | None = None) -> list[int]:
+        """Positions in a split of `length` images that are drawn; of random ones at most `most`."""
         if self.samples is None:
-            return permutation(length, self.seed, "pictures", split)[: self.count].tolist()
+            count = self.count if most is None else min(self.count, most)
+            return permutation(length, self.seed, "pictures", split)[:count].tolist()
         wrong = [i for i in self.samples if not 0 <= i < length]
         if wrong:
             raise UserError(f"callbacks.pictures.samples={wrong} are not in 0..{length - 1} of the {split} split")
@@ -119,12 +122,14 @@ def metric_pictures(metric: Metric) -> list[Drawn]:  # noqa: ARG001
 
 
 @metric_pictures.register(ConfusionScores)
-def _confusion(metric: ConfusionScores) -> list[Drawn]:
+@metric_pictures.register(SegmentationScores)
+def _confusion(metric: ConfusionScores | SegmentationScores) -> list[Drawn]:
     with metric.sync_context():
         matrix = metric.matrix.cpu().numpy().copy()
+    counted = "pixels" if isinstance(metric, SegmentationScores) else "images"
 
     def figure(classes: Sequence[str], *below: str) -> "Figure":
-        return class_figures.confusion_matrix(matrix, classes, "Confusion matrix", *below)
+        return class_figures.confusion_matrix(matrix, classes, "Confusion matrix", *below, counted=counted)
 
     return [("confusion_matrix", figure)]
 

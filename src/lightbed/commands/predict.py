@@ -19,6 +19,7 @@ from lightbed import build
 from lightbed.data.images import in_threads, is_image, read_image
 from lightbed.draw.figure import INK, save
 from lightbed.draw.grid import captioned
+from lightbed.draw.masks import class_shares, save_mask
 from lightbed.draw.panels import draw
 from lightbed.errors import UserError, one_of
 from lightbed.runs.device import accelerator
@@ -26,6 +27,7 @@ from lightbed.runs.load import Loaded, load_run
 from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
 from lightbed.runs.results import near
+from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction
 
@@ -113,6 +115,9 @@ def write_predictions(
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as out:
         for seen in predictions(config, loaded, files, skipped):
             line = describe(seen, loaded.task.classes, config["threshold"])
+            if "mask" in seen.prediction:
+                line["mask"] = f"masks/{names[seen.path]}"
+                save_mask(seen.prediction["mask"], loaded.task.classes, folder / line["mask"])
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
             if len(shown) < _SHOWN:
                 shown.append(line)
@@ -131,6 +136,10 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
     preprocess = loaded.task.preprocess or Preprocess()
     model = fabric.setup_module(loaded.task)
     model.mark_forward_method("predict")
+    if isinstance(loaded.task, Segmenter):
+        model.mark_forward_method("segment")
+        yield from _segmented(config, model, preprocess.channels, files, skipped)
+        return
     for start in range(0, len(files), config["batch_size"]):
         read: list[tuple[Path, Tensor]] = []
         part = files[start : start + config["batch_size"]]
@@ -145,6 +154,21 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
             batch = preprocess(fabric.to_device(torch.stack([image for _, image in group])))
             for (path, _), prediction in zip(group, model.predict(batch), strict=True):
                 yield Seen(path, prediction)
+
+
+def _segmented(
+    config: build.Config, model: Any, channels: int, files: list[Path], skipped: list[str]
+) -> Iterator[Seen]:
+    """Masks at the images' own sizes, one image at a time."""
+    for path in files:
+        try:
+            image = read_image(path, channels)
+        except UserError as error:
+            if config["broken"] == "error":
+                raise UserError(f"{error}; broken=skip leaves such files out") from error
+            skipped.append(str(error))
+            continue
+        yield Seen(path, model.segment(image, config["tile"], config["overlap"]))
 
 
 def _read(path: Path, preprocess: Preprocess) -> Tensor | UserError:
@@ -169,8 +193,11 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
     """A line of predictions.jsonl: path, what is called, and the scores of all classes by name.
 
     One class an image: `label`, `index` and `score`; label and index are null where the score is under the threshold.
-    Several labels an image: `labels`, those whose score is over the threshold.
+    Several labels an image: `labels`, those whose score is over the threshold. A class for each pixel: `shares`, the
+    part of the image that each class has, and `mask`, the file.
     """
+    if "mask" in seen.prediction:
+        return {"path": str(seen.path), "shares": class_shares(seen.prediction["mask"], classes)}
     # the fewest digits that give the same float32 back
     scores = [float(str(np.float32(score))) for score in seen.prediction["scores"].tolist()]
     named = dict(zip(classes, scores, strict=True))
@@ -230,7 +257,10 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
             table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
         for line in shown:
             path = str(Path(line["path"]).absolute().relative_to(common))
-            if "labels" in line:
+            if "shares" in line:
+                largest = list(line["shares"].items())[:3]
+                table.add_row(path, ", ".join(n for n, _ in largest), ", ".join(f"{s:.1%}" for _, s in largest))
+            elif "labels" in line:
                 scores = [f"{line['scores'][name]:.3f}" for name in line["labels"]]
                 table.add_row(path, ", ".join(line["labels"]) or "none", ", ".join(scores))
             else:
@@ -243,5 +273,7 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
     if len(skipped) > _SHOWN:
         say(f"skipped: {len(skipped) - _SHOWN} more, see run.json")
     say(f"  {near(folder / 'predictions.jsonl')}")
+    if (folder / "masks").is_dir():
+        say(f"  {folder / 'masks'}")
     if any((folder / "pictures").iterdir()):
         say(f"  {near(folder / 'pictures')}")

@@ -205,6 +205,18 @@ class DataModule(L.LightningDataModule):
         labels = _labels(source)
         return labels.sum(0).long() if labels.ndim == 2 else torch.bincount(labels, minlength=len(self.classes))
 
+    def class_weights(self, kind: str) -> list[float]:
+        """Weight of each class from how often it occurs in the training split: 'balanced', see `task.class_weights`.
+
+        Raises:
+            UserError: there is no such kind.
+        """
+        if kind != "balanced":
+            raise UserError(f"task.class_weights={kind} is not known: a list, balanced or null")
+        counts = self.class_counts().double()
+        weights: list[float] = (counts.sum() / (len(counts) * counts.clamp(min=1))).tolist()
+        return weights
+
 
 def _labels(source: Any) -> torch.Tensor:
     if isinstance(source, Subset):

@@ -49,6 +49,8 @@ class Decoder:
         same_size: all images must have that size already; one that has not is an error, not resized.
     """
 
+    kind = "images"
+
     def __init__(
         self, root: Path, files: list[Entry], preprocess: Preprocess, cache_dir: Path, *, store: bool, same_size: bool
     ) -> None:
@@ -64,8 +66,13 @@ class Decoder:
             "resize": "none" if same_size else preprocess.resize,
             "kept": "images" if store else "checks",
         }
+        self.made_from |= self.further()
         digest = hashlib.sha256(json.dumps([self.made_from, files]).encode()).hexdigest()
         self.folder = cache_dir / f"{root.name}-{digest[:24]}"
+
+    def further(self) -> dict[str, Any]:
+        """What else the decoded files depend on, where a subclass reads them in its own way."""
+        return {}
 
     def decode(self) -> Decoded:
         """The cache's content; it is built if it is not there.
@@ -98,7 +105,7 @@ class Decoder:
             return None
 
     def _build(self) -> Decoded:
-        say(f"{'decoding' if self.store else 'checking'} {len(self.files):,} images of {self.root}, this once")
+        say(f"{'decoding' if self.store else 'checking'} {len(self.files):,} {self.kind} of {self.root}, this once")
         for left in self.folder.parent.glob(f".{self.folder.name}.*.part"):  # of a build that was killed
             shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(".part", f".{self.folder.name}.", self.folder.parent))

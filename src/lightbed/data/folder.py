@@ -84,9 +84,7 @@ class ImageFolder(DataModule):
 
     def _open(self, files: list[Entry], target: Tensor) -> tuple[Source, list[int], list[str]]:
         """All images as one source, the positions of those that are in it, and what was wrong with the others."""
-        own_size = self.preprocess.size is None
-        if own_size:
-            self.preprocess = Preprocess(**{**self.preprocess.describe(), "size": self._first_size(files)})
+        own_size = self._fix_size(files)
         store = self.cache and self._fits(len(files))
         decoder = Decoder(self.root, files, self.preprocess, self.cache_dir, store=store, same_size=own_size)
         images, broken = decoder.decode()
@@ -96,6 +94,13 @@ class ImageFolder(DataModule):
         label = {"label": target[kept]}
         source = FileSource(paths, label, self.preprocess) if images is None else ArraySource(images, label, paths)
         return source, kept, list(broken.values())
+
+    def _fix_size(self, files: list[Entry]) -> bool:
+        """Where no size was asked for, take that of the first image; returns whether it was so."""
+        own_size = self.preprocess.size is None
+        if own_size:
+            self.preprocess = Preprocess(**{**self.preprocess.describe(), "size": self._first_size(files)})
+        return own_size
 
     def _first_size(self, files: list[Entry]) -> tuple[int, int]:
         for file in files:

@@ -40,7 +40,7 @@ def read_image(path: str | Path, channels: int = 3) -> Tensor:
     Raises:
         UserError: the file is missing, empty, truncated, no image, or too large to be one; it names the path.
     """
-    return _guarded(path, lambda image: _to_tensor(image, _MODES[channels]))
+    return guarded(path, lambda image: _to_tensor(image, _MODES[channels]))
 
 
 def check_image(path: str | Path) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
             _to_bytes(np.asarray(image))
         return size
 
-    return _guarded(path, decode)
+    return guarded(path, decode)
 
 
 def in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:
@@ -70,7 +70,8 @@ def in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:
         return list(pool.map(function, items))
 
 
-def _guarded(path: str | Path, use: Callable[[Image.Image], R]) -> R:
+def guarded(path: str | Path, use: Callable[[Image.Image], R]) -> R:
+    """What `use` makes of the image in a file; whatever goes wrong becomes a UserError that names the path."""
     try:
         with Image.open(path) as image:
             return use(image)

@@ -16,7 +16,7 @@ class Relabelled:
     """A source in which class i of the data is class `order[i]` of the model.
 
     Args:
-        source: samples with `label`.
+        source: samples with `label` or `mask`.
         order: int64 (K,).
     """
 
@@ -37,6 +37,10 @@ class Relabelled:
 
     def _renamed(self, sample: Any) -> Batch:
         image, target = sample
+        if "mask" in target:
+            numbers = torch.arange(256, dtype=torch.uint8)  # what is no class, such as void, stays
+            numbers[: len(self.order)] = self.order.to(torch.uint8)
+            return image, {**target, "mask": numbers[target["mask"].long()]}
         label = torch.as_tensor(target["label"])
         if label.is_floating_point():  # several labels an image: columns move
             moved = label.index_select(-1, self.order.argsort())

@@ -28,7 +28,9 @@ _NAMED = 10  # curves that a legend names
 _HEAD = 1.0  # inches above the plot
 
 
-def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str, *below: str) -> "Figure":
+def confusion_matrix(
+    matrix: np.ndarray, classes: Sequence[str], title: str, *below: str, counted: str = "images"
+) -> "Figure":
     """Counts in cells coloured by their share of the row; recall of each class at the right.
 
     Args:
@@ -36,6 +38,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str, *be
         classes: K names.
         title: first line.
         below: further lines.
+        counted: what the numbers count.
     """
     count = len(classes)
     images = matrix.sum(1)
@@ -64,7 +67,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str, *be
     axes.set_yticks(ticks, [rows[i] for i in ticks], parse_math=False)
     figure.text((left + side / 2) / figure.get_figwidth(), 0.12 / figure.get_figheight(), "predicted", size=9,
                 color=FAINT, ha="center", va="bottom")  # fmt: skip
-    figure.text(0.13 / figure.get_figwidth(), (bottom + side / 2) / figure.get_figheight(), "true class (images)",
+    figure.text(0.13 / figure.get_figwidth(), (bottom + side / 2) / figure.get_figheight(), f"true class ({counted})",
                 size=9, color=FAINT, rotation=90, ha="left", va="center")  # fmt: skip
     if count <= _WITH_COUNTS:
         _write_cells(axes, matrix, share, cell)

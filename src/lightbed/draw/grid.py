@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from lightbed.draw.figure import DPI, fit_titles, grid_columns, headline, new_figure, pixels
+from lightbed.draw.figure import (
+    DPI,
+    FAINT,
+    INK,
+    fit_titles,
+    grid_columns,
+    headline,
+    new_figure,
+    pixels,
+    text_width,
+)
 from lightbed.draw.panels import Panel
 
 if TYPE_CHECKING:
@@ -14,6 +24,8 @@ if TYPE_CHECKING:
 
 _FRAME = 228  # grey of the line around an image
 _LINE, _GAP, _HEAD = 0.15, 0.12, 0.9  # inches: a line of a title, between cells, above all
+_KEY = 0.22  # inches: a row of the legend
+_STRIP = 0.45  # height over width of images that stand in two columns at most: several pictures side by side
 
 
 def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
@@ -22,17 +34,19 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
     Pixels are placed one to one, without axes: a grid of 36 axes takes matplotlib seconds. Small images are enlarged by
     whole factors, so that their pixels stay sharp squares.
     """
-    columns = grid_columns(len(panels))
-    rows = -(-len(panels) // columns)
-    cell = 1.75 if columns > 2 else 2.6
-    # the cell takes the images' shape, within reason
     shape = float(np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels]))
-    high = cell * min(max(shape, 0.5), 1.6)
+    columns, cell = _columns(len(panels), shape)
+    rows = -(-len(panels) // columns)
+    # the cell takes the images' shape, within reason
+    high = cell * min(max(shape, 0.5 if columns > 2 else 0.15), 1.6)
     titles, size = fit_titles(new_figure(1, 1), [panel.title for panel in panels], cell)
     strip = 0.08 + _LINE * (2 if any("\n" in text for text in titles) else 1)
     step = (cell + _GAP, high + strip + _GAP)
-    figure = new_figure(max(columns * step[0], 3.6) + 0.4 - _GAP, rows * step[1] + _HEAD + 0.1)
+    width = max(columns * step[0], 3.6) + 0.4 - _GAP
+    names = _legend_rows([entry for panel in panels for entry in panel.legend], width)
+    figure = new_figure(width, rows * step[1] + _HEAD + 0.1 + _KEY * len(names))
     headline(figure, title, *below)
+    _draw_legend(figure, names)
     tall = figure.get_figheight()
     for i, (panel, text) in enumerate(zip(panels, titles, strict=True)):
         left = 0.2 + (i % columns) * step[0]
@@ -43,6 +57,44 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
         figure.figimage(image, xo=round(x * DPI), yo=round(top * DPI) - image.shape[0], origin="upper")
         _write(figure, text, left + cell / 2, top + 0.07, size, panel.color)
     return figure
+
+
+def _columns(count: int, shape: float) -> tuple[int, float]:
+    """Columns, and a cell's width in inches, of `count` images of that height over width; strips stand in two."""
+    if shape < _STRIP:
+        return min(count, 2), 6.6
+    columns = grid_columns(count)
+    return columns, 1.75 if columns > 2 else 2.6
+
+
+def _legend_rows(
+    entries: Sequence[tuple[str, str]], width: float, zoom: float = 1.0
+) -> list[list[tuple[float, str, str]]]:
+    """Place in inches, name and colour of each different entry, in rows of at most `width` inches."""
+    rows: list[list[tuple[float, str, str]]] = []
+    x = width
+    for name, color in dict.fromkeys(entries):
+        wide = text_width(new_figure(1, 1), name, 8.5 * zoom) + 0.45 * zoom
+        if x + wide > width - 0.1:
+            rows.append([])
+            x = 0.2 * zoom
+        rows[-1].append((x, name, color))
+        x += wide
+    return rows
+
+
+def _draw_legend(figure: "Figure", rows: Sequence[Sequence[tuple[float, str, str]]], zoom: float = 1.0) -> None:
+    """A patch and a name for each entry, at the figure's lower edge."""
+    from matplotlib.patches import Rectangle
+
+    wide, tall = figure.get_size_inches()
+    for i, row in enumerate(rows):
+        y = (0.09 + _KEY * (len(rows) - 1 - i)) * zoom
+        for x, name, color in row:
+            corner, side = (x / wide, y / tall), 0.14 * zoom
+            figure.add_artist(Rectangle(corner, side / wide, side / tall, facecolor=color, edgecolor=FAINT, lw=0.5))
+            place = ((x + 0.2 * zoom) / wide, (y + 0.02 * zoom) / tall)
+            figure.text(*place, name, size=8.5 * zoom, color=INK, parse_math=False)
 
 
 def _write(figure: "Figure", text: str, x: float, y: float, size: float, color: str, line: float = _LINE) -> None:
@@ -74,7 +126,10 @@ def captioned(panel: Panel, smallest: int = 320) -> np.ndarray:
     probe = new_figure(1, 1)
     (text,), size = fit_titles(probe, [panel.title], width - 0.1, largest=10 * zoom, smallest=6 * zoom)
     strip = zoom * (0.1 + _LINE * (text.count("\n") + 1))
-    figure = new_figure(width, height + strip)
-    figure.figimage(image, xo=round((width * DPI - image.shape[1]) / 2), yo=0, origin="upper")
-    _write(figure, text, width / 2, height + 0.09 * zoom, size, panel.color, _LINE * zoom)
+    names = _legend_rows(panel.legend, width, zoom)
+    below = zoom * (_KEY * len(names) + 0.12) if names else 0.0
+    figure = new_figure(width, height + strip + below)
+    figure.figimage(image, xo=round((width * DPI - image.shape[1]) / 2), yo=round(below * DPI), origin="upper")
+    _write(figure, text, width / 2, below + height + 0.09 * zoom, size, panel.color, _LINE * zoom)
+    _draw_legend(figure, names, zoom)
     return pixels(figure)

@@ -16,6 +16,7 @@ class Panel(NamedTuple):
     image: np.ndarray
     title: str
     color: str
+    legend: tuple[tuple[str, str], ...] = ()  # name and #rrggbb of what colours in the image mean
 
 
 def as_pixels(image: Tensor) -> np.ndarray:
@@ -33,6 +34,10 @@ def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) ->
         target: see `types.Target`; None or empty where the truth is not known.
         classes: class names.
     """
+    from lightbed.draw.masks import segmented  # it builds on this module
+
+    if "mask" in prediction:
+        return segmented(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
     return PANELS[kind](image, prediction, target or {}, classes)
 

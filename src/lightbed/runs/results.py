@@ -37,19 +37,44 @@ def show_results(folder: Path, metrics: Mapping[str, float], task: Task, outputs
     """Print the table of final metrics, the paths of pictures, and the line that opens TensorBoard if it has files."""
     if metrics:
         stage = next(iter(metrics)).partition("/")[0]
-        table = Table(title=f"{stage} metrics", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        table.show_edge = table.pad_edge = False
-        table.add_column("metric")
-        table.add_column("value", justify="right")
+        table = _table(f"{stage} metrics", "metric", "value")
         table.add_column("averaged")
         for name, value in metrics.items():
-            table.add_row(name, f"{value:.4f}", task.averaging(name.partition("/")[2]))
+            if name.count("/") == 1:
+                table.add_row(name, f"{value:.4f}", task.averaging(name.partition("/")[2]))
         show(table)
+        _show_classes(metrics, stage)
     for path in sorted([*folder.glob("*.png"), *(folder / "pictures").glob("*.png")]):
         say(f"  {near(path)}")
     if any(folder.glob("events.out.tfevents.*")):
         inside = folder.absolute().is_relative_to(outputs.expanduser().absolute())
         say(f"tensorboard --logdir {shlex.quote(str(near(outputs if inside else folder)))}")
+
+
+def _show_classes(metrics: Mapping[str, float], stage: str) -> None:
+    """A table of the metrics of single classes, `stage/METRIC/CLASS`: a row a class."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        if name.count("/") > 1:
+            _, metric, label = name.split("/", 2)
+            rows.setdefault(label, {})[metric] = value
+    if not rows:
+        return
+    names = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+    table = _table(f"{stage} metrics by class", "class", *names)
+    for label, row in rows.items():
+        table.add_row(label, *(f"{row[metric]:.4f}" if metric in row else "" for metric in names))
+    show(table)
+
+
+def _table(title: str, first: str, *numbers: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
 
 
 def near(path: Path) -> Path:

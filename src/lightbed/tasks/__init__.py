@@ -2,5 +2,6 @@
 
 from lightbed.tasks.base import Task
 from lightbed.tasks.classifier import Classifier
+from lightbed.tasks.segmenter import Segmenter
 
-__all__ = ["Classifier", "Task"]
+__all__ = ["Classifier", "Segmenter", "Task"]

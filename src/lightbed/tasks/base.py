@@ -42,6 +42,12 @@ class Task(L.LightningModule):
         UserError: the options contradict each other.
     """
 
+    pictured: str = ""
+    """What the grid of predictions says below its title; empty: how many are right."""
+
+    pictured_at_once: int | None = None
+    """How many random images the grid has at most, where each takes more room than one picture."""
+
     def __init__(
         self,
         model: nn.Module,

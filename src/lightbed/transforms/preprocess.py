@@ -58,20 +58,31 @@ class Preprocess(nn.Module):
         """Normalised images (..., C, H, W) -> uint8, for pictures."""
         return ((images - self.shift) / self.scale).round().clamp(0, 255).to(torch.uint8)
 
-    def fit(self, image: Tensor) -> Tensor:
-        """One image uint8 (C, h, w) of any size -> uint8 (C, H, W) of the network's input size."""
+    def fit(self, image: Tensor, *, mask: bool = False) -> Tensor:
+        """One image uint8 (C, h, w) of any size -> uint8 (C, H, W) of the network's input size.
+
+        With `mask` the pixels are classes: each takes the class of the nearest one, none are mixed.
+        """
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
+        how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
+        scaled: Tensor = F.resize(image, self._scaled_size(image), **how)
         if self.resize == "crop":
-            ratio = max(self.size[0] / image.shape[-2], self.size[1] / image.shape[-1])
-            scaled = [
-                max(round(image.shape[-2] * ratio), self.size[0]),
-                max(round(image.shape[-1] * ratio), self.size[1]),
-            ]
-            cropped: Tensor = F.center_crop(F.resize(image, scaled, antialias=True), list(self.size))
-            return cropped
-        stretched: Tensor = F.resize(image, list(self.size), antialias=True)
-        return stretched
+            scaled = F.center_crop(scaled, list(self.size)).contiguous()
+        return scaled
+
+    def scale_to(self, image: Tensor) -> Tensor:
+        """One image uint8 (C, h, w) at the scale that `fit` gives it, but with nothing cropped."""
+        scaled: Tensor = F.resize(image, self._scaled_size(image), antialias=True)
+        return scaled
+
+    def _scaled_size(self, image: Tensor) -> list[int]:
+        """The size that an image is resized to, before a crop to `size`."""
+        height, width = self.size or image.shape[-2:]
+        if self.resize != "crop":
+            return [height, width]
+        ratio = max(height / image.shape[-2], width / image.shape[-1])
+        return [max(round(image.shape[-2] * ratio), height), max(round(image.shape[-1] * ratio), width)]
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, for a checkpoint."""

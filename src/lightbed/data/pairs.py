@@ -1,0 +1,217 @@
+"""Images and masks that belong together: which they are, and how they are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+
+from lightbed.data.cache import Decoder
+from lightbed.data.coding import VOID, Coding
+from lightbed.data.files import Entry, find_images
+from lightbed.data.images import guarded, read_image
+from lightbed.data.source import Batch, Sample, Source
+from lightbed.errors import UserError
+from lightbed.losses.pixels import frequency_weights
+from lightbed.transforms.preprocess import Preprocess
+
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass
+class Pairs:
+    """Images with their masks; paths are relative to the data's folder."""
+
+    images: list[Entry] = field(default_factory=list)
+    masks: list[Entry] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)  # one line each
+
+
+def find_pairs(root: Path, images: str, masks: str, mask_name: str) -> Pairs:
+    """The pairs below `root`: a mask lies in the same sub-folder of `masks` as its image in `images`.
+
+    Args:
+        root: the data's folder.
+        images: folder of images below it; `{split}` in it stands for train, val (valid, validation) and test.
+        masks: likewise.
+        mask_name: the mask's file name without its ending; `{stem}` in it stands for the image's.
+
+    Raises:
+        UserError: a folder is missing, or nothing matches.
+    """
+    if "{stem}" not in mask_name:
+        raise UserError(f"data.mask_name={mask_name} must hold {{stem}}, the image's own name")
+    if ("{split}" in images) != ("{split}" in masks):
+        raise UserError(f"data.images={images} and data.masks={masks}: put {{split}} into both or into neither")
+    places = [(images, masks, "train")]
+    if "{split}" in images:
+        places = [(images.format(split=s), masks.format(split=s), _SPLITS[s]) for s in _SPLITS]
+        places = [place for place in places if (root / place[0]).is_dir()]
+        if "train" not in {split for _, _, split in places}:
+            raise UserError(f"{root / images.format(split='train')} does not exist: set data.root or data.images")
+    found = Pairs()
+    for image_folder, mask_folder, split in places:
+        _match(found, root, image_folder, mask_folder, mask_name, split)
+    if not found.images:
+        example = found.unmatched[0] if found.unmatched else f"{root / places[0][0]} holds no images"
+        raise UserError(f"no image of {root / places[0][0]} has a mask: {example}")
+    return found
+
+
+def _match(found: Pairs, root: Path, images: str, masks: str, mask_name: str, split: str) -> None:
+    for key, folder in (("images", images), ("masks", masks)):
+        if not (root / folder).is_dir():
+            raise UserError(f"{root / folder} does not exist: set data.root or data.{key}")
+    by_name: dict[str, Entry] = {}
+    for entry in find_images(root / masks):
+        name = str(PurePosixPath(entry.path).with_suffix(""))
+        if name in by_name:
+            raise UserError(f"{root / masks / entry.path} and {by_name[name].path} are masks of one name: keep one")
+        by_name[name] = entry
+    for image in find_images(root / images):
+        path = PurePosixPath(image.path)
+        wanted = str(path.with_name(mask_name.replace("{stem}", path.stem)))
+        mask = by_name.pop(wanted, None)
+        if mask is None:
+            found.unmatched.append(f"{root / images / image.path} has no mask {root / masks / wanted}.*")
+            continue
+        found.images.append(image._replace(path=f"{images}/{image.path}"))
+        found.masks.append(mask._replace(path=f"{masks}/{mask.path}"))
+        found.splits.append(split)
+    if images != masks:
+        found.unmatched += [f"{root / masks / mask.path} has no image" for mask in by_name.values()]
+
+
+class MaskDecoder(Decoder):
+    """Reads every mask once, checks it, brings it to the images' size, and remembers the result on disk.
+
+    Args:
+        root: folder of the data set.
+        pairs: its images and masks; a mask that differs in size from its image is broken.
+        coding: how a file says its classes.
+        preprocess: of the images.
+        cache_dir: where results are kept.
+        store: keep the masks; else only which files are broken.
+        same_size: as in `Decoder`.
+    """
+
+    kind = "masks"
+
+    def __init__(
+        self,
+        root: Path,
+        pairs: Pairs,
+        coding: Coding,
+        preprocess: Preprocess,
+        cache_dir: Path,
+        *,
+        store: bool,
+        same_size: bool,
+    ) -> None:
+        self.coding = coding
+        self.image_of = dict(zip(pairs.masks, pairs.images, strict=True))
+        single = Preprocess(1, preprocess.size, resize=preprocess.resize)
+        super().__init__(root, pairs.masks, single, cache_dir, store=store, same_size=same_size)
+
+    def further(self) -> dict[str, Any]:
+        return {"kept": "masks" if self.store else "mask checks", **self.coding.describe()}
+
+    def _read(self, entry: Entry) -> Tensor | UserError | None:
+        path = self.root / entry.path
+        try:
+            mask = self.coding.read(path)
+            size = guarded(self.root / self.image_of[entry].path, _upright_size)
+        except UserError as error:
+            return error
+        if tuple(mask.shape[-2:]) != size:
+            return UserError(
+                f"{path} is {mask.shape[-1]}x{mask.shape[-2]} pixels but its image "
+                f"{self.root / self.image_of[entry].path} is {size[1]}x{size[0]}"
+            )
+        return self.preprocess.fit(mask, mask=True) if self.store else None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as shown, without decoding the pixels."""
+    width, height = image.size
+    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
+
+
+class PairArrays:
+    """Images and masks held as arrays, also ones mapped from disk.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        masks: uint8 (M, H, W), 255 where void.
+        rows: int64 (n, 2): of each sample, its row in `images` and in `masks`.
+        paths: the images' files.
+    """
+
+    batched = True
+
+    def __init__(self, images: np.ndarray, masks: np.ndarray, rows: np.ndarray, paths: Sequence[str] | None) -> None:
+        self.images, self.masks, self.rows, self.paths = images, masks, rows, paths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = self.rows[index]
+        target: Any = {"mask": tv_tensors.Mask(torch.from_numpy(np.array(self.masks[mask])))}
+        if self.paths is not None:
+            target["path"] = self.paths[index]
+        return torch.from_numpy(np.array(self.images[image])), target
+
+    def take(self, indices: Tensor) -> Batch:
+        """See `ArraySource.take`; `mask` is uint8 (n, H, W)."""
+        chosen = self.rows[indices.numpy()]
+        masks = torch.from_numpy(np.take(self.masks, chosen[:, 1], axis=0))
+        return torch.from_numpy(np.take(self.images, chosen[:, 0], axis=0)), {"mask": masks}
+
+
+class PairFiles:
+    """Images and masks read from their files each time: for data too large to be kept decoded."""
+
+    batched = False
+
+    def __init__(self, paths: Sequence[str], masks: Sequence[str], coding: Coding, preprocess: Preprocess) -> None:
+        self.paths, self.masks, self.coding, self.preprocess = paths, masks, coding, preprocess
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self.preprocess.fit(read_image(self.paths[index], self.preprocess.channels))
+        mask = self.preprocess.fit(self.coding.read(Path(self.masks[index])), mask=True)[0]
+        target: Any = {"mask": tv_tensors.Mask(mask), "path": self.paths[index]}
+        return image, target
+
+
+def pixel_counts(source: Source, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Pixels of each class, and pixels (without void) of the images that each class is in; int64 (K,) each."""
+    pixels = torch.zeros(num_classes, dtype=torch.int64)
+    images = torch.zeros_like(pixels)
+    for index in range(len(source)):
+        counts = torch.bincount(source[index][1]["mask"].flatten().long(), minlength=VOID + 1)[:num_classes]
+        pixels += counts
+        images += counts.sum() * (counts > 0)
+    return pixels, images
+
+
+def mask_weights(source: Source, num_classes: int, kind: str) -> list[float]:
+    """Weights of classes from the pixels of `source`, see `frequency_weights`.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind not in ("balanced", "inverse", "median"):
+        raise UserError(f"task.class_weights={kind} is not known: a list, balanced, inverse, median or null")
+    weights: list[float] = frequency_weights(*pixel_counts(source, num_classes), kind).tolist()
+    return weights

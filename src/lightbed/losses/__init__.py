@@ -1,0 +1,1 @@
+"""Losses that torch lacks, and weights of classes from how often they occur."""

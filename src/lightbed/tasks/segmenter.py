@@ -1,0 +1,175 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightbed.errors import UserError, nearest
+from lightbed.losses.pixels import LOSSES
+from lightbed.metrics.segmentation import SegmentationScores
+from lightbed.tasks.base import Task
+from lightbed.tasks.tiling import enlarged, tiled
+from lightbed.transforms.preprocess import Preprocess
+from lightbed.types import Prediction, Step
+
+
+class Segmenter(Task):
+    """Labels every pixel.
+
+    Args:
+        model: network with logits (N, K, H, W) of the images' size, or torchvision's dict with `out` and `aux`.
+        num_classes: K, at most 255: the value 255 in a mask is void, left out of losses and metrics.
+        classes: their names; numbers, if not given.
+        loss: weight of each loss by name, 'cross_entropy', 'dice' or 'focal'; those of weight 0 are not computed.
+        focal_gamma: exponent of the focal loss.
+        class_weights: weight of each class in all losses; None for equal ones.
+        aux_weight: weight of the auxiliary output's loss in training.
+        common: the arguments of `Task`.
+
+    Raises:
+        UserError: the options contradict each other.
+    """
+
+    class_weights: Tensor | None
+    pictured = "from left: image, truth, prediction, errors in red"
+    pictured_at_once = 12
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        classes: Sequence[str] | None = None,
+        loss: Mapping[str, float] | None = None,
+        focal_gamma: float = 2.0,
+        class_weights: Sequence[float] | None = None,
+        aux_weight: float = 0.4,
+        monitor: str = "val/iou",
+        **common: Any,
+    ) -> None:
+        names = [str(name) for name in (classes if classes is not None else range(num_classes))]
+        super().__init__(model, names, monitor=monitor, **common)
+        if len(names) != num_classes:
+            raise UserError(f"{len(names)} class names for num_classes={num_classes}")
+        if num_classes > 255:
+            raise UserError(f"{num_classes} classes: a mask holds up to 255, and 255 itself is void")
+        if class_weights is not None and len(class_weights) != num_classes:
+            raise UserError(f"task.class_weights has {len(class_weights)} values for {num_classes} classes")
+        self.losses = _chosen(loss if loss is not None else {"cross_entropy": 1.0})
+        if focal_gamma < 0:
+            raise UserError(f"task.focal_gamma={focal_gamma} must not be negative")
+        self.num_classes, self.focal_gamma, self.aux_weight = num_classes, focal_gamma, aux_weight
+        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.add_metrics()
+
+    def make_metric(self, stage: str) -> Metric:
+        return SegmentationScores(self.num_classes, self.classes if stage == "test" else None)
+
+    def step(self, batch: Any, stage: str) -> Step:  # noqa: ARG002 - the same in every stage
+        images, target = batch
+        truth = self._masks(target)
+        output = self.model(images)
+        logits = self._logits(output, truth)
+        losses = self.loss(logits, truth)
+        if isinstance(output, Mapping) and "aux" in output and self.training:
+            losses["aux"] = self.aux_weight * torch.stack(list(self.loss(output["aux"], truth).values())).sum()
+        return Step(losses, logits.detach(), truth)
+
+    def _masks(self, target: Any) -> Tensor:
+        """Masks int64 (N, H, W) of a target dict or of a plain tensor; uint8 until here, an eighth of the memory."""
+        if isinstance(target, Mapping):
+            if "mask" not in target:
+                held = ", ".join(name for name in target if name != "index")
+                raise UserError(f"a segmenter needs masks, but the data has {held}: try data=digit_scenes")
+            target = target["mask"]
+        return target.long()  # type: ignore[no-any-return]
+
+    def metric_inputs(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, K, H, W) and truth int64 (N, H, W) with 255 for void."""
+        return predictions.float().softmax(1), targets
+
+    def loss(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        """Each loss times its weight, of logits (N, K, H, W) and truth int64 (N, H, W)."""
+        weights = self.class_weights
+        options = {"focal": {"gamma": self.focal_gamma}}
+        return {
+            name: factor * LOSSES[name](logits, truth, weights, **options.get(name, {}))
+            for name, factor in self.losses.items()
+        }
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Of preprocessed images (N, C, H, W): `mask` uint8 (H, W), the most probable class of each pixel."""
+        self.eval()
+        masks = self._logits(self.model(images)).max(1).indices.to(torch.uint8)
+        return [Prediction(mask=mask) for mask in masks]
+
+    @torch.no_grad()
+    def segment(self, image: Tensor, tile: int | None = None, overlap: int = 64) -> Prediction:
+        """What the network sees in one image uint8 (C, h, w) of any size: `mask` uint8 (h, w), at the image's own size.
+
+        The image is scaled to the network's size and the logits are scaled back; or, with `tile`, it is labelled at its
+        own scale in tiles of that side, see `tiling.tiled`. Memory is bounded either way.
+        """
+        self.eval()
+        preprocess = self.preprocess or Preprocess()
+        if tile is None and preprocess.size is None:
+            tile = 512
+        if tile is not None:
+            return Prediction(mask=tiled(self._labels, image, tile, overlap))
+        logits = self._logits(self.model(preprocess(preprocess.scale_to(image)[None].to(self.device))))
+        return Prediction(mask=enlarged(logits[0].float(), (image.shape[-2], image.shape[-1])))
+
+    def _labels(self, images: Tensor) -> Tensor:
+        """Masks uint8 (N, H, W) of images uint8 (N, C, H, W) at their own scale."""
+        preprocess = self.preprocess or Preprocess()
+        return torch.stack([seen["mask"] for seen in self.predict(preprocess(images.to(self.device)))]).cpu()
+
+    def _logits(self, output: Any, truth: Tensor | None = None) -> Tensor:
+        logits = output["out"] if isinstance(output, Mapping) and "out" in output else output
+        wanted = f"a segmenter's network returns logits (N, {self.num_classes}, H, W)"
+        if not isinstance(logits, Tensor):
+            raise UserError(f"the model's output is a {type(logits).__name__}; {wanted}")
+        shape = tuple(logits.shape)
+        if logits.ndim != 4 or shape[1] != self.num_classes:
+            raise UserError(f"the model's output is {shape}; {wanted}")
+        if truth is not None and shape[2:] != truth.shape[1:]:
+            raise UserError(f"the model's output is {shape}, but the masks are {tuple(truth.shape)}; {wanted}")
+        return logits
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        # a validation that stands in place of a test tells of each class, too
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING
+        self.metric("val").classes = self.classes if alone else None
+
+    def averaging(self, name: str) -> str:
+        texts = {
+            "pixel_accuracy": "mean over images",
+            "accuracy": "all pixels",
+            "iou": "mean over classes, all pixels",
+            "precision": "mean over classes, all pixels",
+            "recall": "mean over classes, all pixels",
+            "f1": "mean over classes, all pixels",
+        }
+        if "/" in name:
+            return "all pixels of the class"
+        return "mean over batches' images" if name.startswith("loss") else texts.get(name, "")
+
+
+def _chosen(loss: Mapping[str, float]) -> dict[str, float]:
+    """The losses whose weight is not 0."""
+    for name, factor in loss.items():
+        if name not in LOSSES:
+            raise UserError(f"task.loss.{name} is not known: {nearest(name, list(LOSSES))}")
+        if factor < 0:
+            raise UserError(f"task.loss.{name}={factor} must not be negative")
+    chosen = {name: float(factor) for name, factor in loss.items() if factor}
+    if not chosen:
+        raise UserError(f"task.loss has no loss with a weight over 0: give one of {', '.join(LOSSES)}")
+    return chosen

