@@ -17,22 +17,31 @@ CONF = Path(__file__).parents[1] / "conf"
 # every system that the project is to have, in the order in which it is told
 SYSTEMS = {
     "Classification": [
-        "fashion_mnist_dnn", "fashion_mnist_cnn", "fashion_mnist_fast", "horse_or_human_cnn", "horse_or_human_augmented",
-        "sweep=horse_or_human", "transfer_feature_extraction", "transfer_fine_tuning",
+        "fashion_mnist_dnn",
+        "fashion_mnist_cnn",
+        "fashion_mnist_fast",
+        "horse_or_human_cnn",
+        "horse_or_human_augmented",
+        "sweep=horse_or_human",
+        "transfer_feature_extraction",
+        "transfer_fine_tuning",
     ],
     "Localization": ["localizer", "overfeat"],
     "Detection": ["rcnn", "fast_rcnn", "faster_rcnn", "retinanet", "fcos", "ssdlite", "sweep=rcnn_family"],
     "Instance segmentation": ["mask_rcnn_people", "sweep=few_images"],
     "Semantic segmentation": ["single_convolution", "fcn", "segnet", "deconvnet", "unet", "deeplabv3", "lraspp"],
     "Images from filters": ["neural_style"],
-}  # fmt: skip
+}
 
 HEAD = """# Results
 
-Made by `python -m benchmarks.results outputs > docs/RESULTS.md` from the run folders of the commands in the table. Accuracy is
-that of the test split, or, where the author has only a validation set, of that (`val/`). The averages of the other
-metrics are named in each run's own table.
+Made by `python -m benchmarks.results outputs > docs/RESULTS.md` from the run folders of the commands in the table.
+Accuracy is that of the test split, or, where the author has only a validation set, of that (`val/`). The averages of
+the other metrics are named in each run's own table. The seconds are those of the whole run, on a machine that was
+computing other things at the same time.
 """
+
+COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine")
 
 
 def main(outputs: Path) -> None:
@@ -40,7 +49,7 @@ def main(outputs: Path) -> None:
     done = [run for run in runs if run["status"] == "done" and run["metrics"]]
     print(HEAD)
     for section, names in SYSTEMS.items():
-        print(f"## {section}\n\n| system | reported | measured | command | seconds | machine |\n| --- | --- | --- | --- | --- | --- |")
+        print(f"## {section}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
         for name in names:
             for row in rows(name, done):
                 print(f"| {' | '.join(row)} |")
@@ -70,7 +79,9 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     if not file.is_file():
         return [[f"`{name}`", "", "not built yet", "", "", ""]]
     reported = "; ".join(re.findall(r"^# reported: (.*)$", file.read_text(), re.M))
-    command = [word for word in ("lightbed", "train", "-m" if sweep else "", name if sweep else f"experiment={name}") if word]
+    command = [
+        word for word in ("lightbed", "train", "-m" if sweep else "", name if sweep else f"experiment={name}") if word
+    ]
     shown = f"`{' '.join(command)}`"
     mine = [run for run in runs if (name in run["command"] if sweep else is_plain(run, name))]
     if not mine:
@@ -80,17 +91,18 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     newest = mine[-1]["folder"].parent
     jobs = [run for run in mine if run["folder"].parent == newest]
     return [
-        [f"`{name}`: {job['folder'].name}", reported if job is jobs[0] else "", measured(job), shown if job is jobs[0] else "",
-         f"{job['seconds']:.0f}", machine(job)]
+        [f"`{name}`: {job['folder'].name}", reported, measured(job), shown, f"{job['seconds']:.0f}", machine(job)]
         for job in jobs
-    ]  # fmt: skip
+    ]
 
 
 def is_plain(run: dict[str, Any], name: str) -> bool:
     """Whether the run is the experiment as it stands: paths and the folder may differ, nothing that changes numbers."""
     words = run["command"][2:]
     free = ("paths.", "hydra.run.dir=", "callbacks.progress.")
-    return f"experiment={name}" in words and all(word == f"experiment={name}" or word.startswith(free) for word in words)
+    return f"experiment={name}" in words and all(
+        word == f"experiment={name}" or word.startswith(free) for word in words
+    )
 
 
 def measured(run: dict[str, Any]) -> str:
@@ -98,7 +110,9 @@ def measured(run: dict[str, Any]) -> str:
     metrics = run["metrics"]
     stage = "test" if any(key.startswith("test/") for key in metrics) else "val"
     names = ("accuracy", "f1", "map_50", "map", "iou", "pixel_accuracy", "loss")
-    return ", ".join(f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics)
+    return ", ".join(
+        f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics
+    )
 
 
 def machine(run: dict[str, Any]) -> str:

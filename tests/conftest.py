@@ -25,7 +25,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run: two epochs of a tiny network on the digits. Tests read it and never write into it."""
+    """The folder of a finished run, two epochs of a tiny network on the digits; tests read it and never write there."""
     from lightbed.cli import main
 
     outputs = tmp_path_factory.mktemp("digits")

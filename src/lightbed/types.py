@@ -1,7 +1,8 @@
 """The three waists that all of Lightbed meets at: the sample, the step and the prediction.
 
 Sample: `(image, target)`. The image is uint8 (C, H, W) until the device scales it; the target is a `Target`.
-Batch: images (N, C, H, W) and a `Target` of stacked tensors; a detector's batch is a list of images and a list of dicts.
+Batch: images (N, C, H, W) and a `Target` of stacked tensors; a detector's batch is a list of images and a list
+of dicts.
 """
 
 from typing import Any, NamedTuple, TypedDict

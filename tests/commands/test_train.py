@@ -100,7 +100,7 @@ def test_the_checkpoint_file_is_plain_values(reference: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_line_from_start_to_finish(tmp_path: Path) -> None:
-    """The default command in a process of its own: bars, table, pictures, TensorBoard's line; a second as a multirun."""
+    """The default command in a process of its own: table, pictures, TensorBoard's line; then a multirun."""
     environment = {**os.environ, "COLUMNS": "120"}
     command = [sys.executable, "-m", "lightbed", "train", "trainer.max_epochs=2"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
@@ -114,8 +114,14 @@ def test_the_command_line_from_start_to_finish(tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "latest" / "metrics.json").is_file()
     assert "Warning" not in done.stderr, done.stderr
 
-    sweep = subprocess.run([*command[:-1], "-m", "trainer.max_epochs=0,1", "model.channels=[4]"], cwd=tmp_path,
-                           env=environment, capture_output=True, text=True, timeout=300)
+    sweep = subprocess.run(
+        [*command[:-1], "-m", "trainer.max_epochs=0,1", "model.channels=[4]"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert sweep.returncode == 0, sweep.stderr
     jobs = {path.parent.name for path in (tmp_path / "outputs").rglob("metrics.json")}
     assert {"trainer.max_epochs=0", "trainer.max_epochs=1"} <= jobs

@@ -43,10 +43,8 @@ class Relabelled:
             return image, {**target, "mask": numbers[target["mask"].long()]}
         label = torch.as_tensor(target["label"])
         if label.is_floating_point():  # several labels an image: columns move
-            moved = label.index_select(-1, self.order.argsort())
-        else:
-            moved = self.order[label]
-        return image, {**target, "label": moved}
+            return image, {**target, "label": label.index_select(-1, self.order.argsort())}
+        return image, {**target, "label": self.order[label]}
 
 
 def match_classes(data: DataModule, classes: list[str], by: str) -> bool:
