@@ -63,8 +63,8 @@ def panel(label: int, truth: int | None, classes: list[str] = FASHION, size: tup
 
 
 def test_titles_say_what_is_right_and_what_is_not() -> None:
-    assert panel(9, 9)[1:] == ("Ankle boot, right", RIGHT)
-    assert panel(0, 6)[1:] == ("not T-shirt/top but Shirt", WRONG)
+    assert (panel(9, 9).title, panel(9, 9).color) == ("Ankle boot, right", RIGHT)
+    assert (panel(0, 6).title, panel(0, 6).color) == ("not T-shirt/top but Shirt", WRONG)
     assert panel(0, None).title == "T-shirt/top 88%"
 
 

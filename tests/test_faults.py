@@ -26,7 +26,7 @@ MISTAKES = [
     ("task.rates.head=0.1", "task.rates is null; give the whole of it: 'task.rates={head: 0.1}'"),
     ("xyzzy=1", "xyzzy does not exist: there is augment, callbacks, data"),
     # options
-    ("data=digit", "data=digit does not exist: did you mean digits?"),
+    ("data=digit", "data=digit does not exist: did you mean digits"),
     ("experiment=fashion_mnst_dnn", "did you mean fashion_mnist_dnn"),
     ("model=resnet_18", "did you mean resnet18"),
     ("model/dnn=3", "model/dnn does not exist"),

@@ -12,7 +12,7 @@ from lightbed import build, folders
 from lightbed.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
-EMBEDDED = ("digits",)
+EMBEDDED = ("digits", "digit_scenes")
 NO_DATA = ("base", "custom")  # what the others share; a class of the user's own
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem not in NO_DATA)
 
@@ -31,7 +31,7 @@ def drawn(request, tmp_path):
     if name not in EMBEDDED:
         assert name in fakes.DRAWN, f"tests/fakes.py draws no copy of {name}"
         fakes.DRAWN[name](tmp_path / "data")
-    root = [f"data.root={tmp_path / 'data'}"] if name == "image_folder" else []
+    root = [f"data.root={tmp_path / 'data'}"] if name in ("image_folder", "mask_folder") else []
     return composed(tmp_path, f"data={name}", "data.batch_size=4", *root)
 
 
@@ -45,19 +45,34 @@ def test_keeps_the_contract(drawn):
         image, target = source[0]
         assert image.dtype == torch.uint8
         assert image.shape == shape
-        assert target["label"].dtype == torch.int64
-        assert target["label"].ndim == 0
+        for key in data.holds:
+            check_target(key, target[key][None], facts, shape)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         images, target = next(iter(loader))
         assert images.dtype == torch.uint8
         assert images.shape == (len(images), *shape)
-        assert target["label"].dtype == target["index"].dtype == torch.int64
-        assert target["label"].shape == target["index"].shape == (len(images),)
-        assert 0 <= int(target["label"].min()) <= int(target["label"].max()) < facts["num_classes"]
+        assert target["index"].dtype == torch.int64
+        assert target["index"].shape == (len(images),)
+        for key in data.holds:
+            assert len(target[key]) == len(images)
+            check_target(key, target[key], facts, shape)
     assert set(data.fingerprint()) == {"files", "bytes", "sha256"}
     normalised = data.preprocess(images)
     assert normalised.dtype == torch.float32
     assert normalised.shape == images.shape
+
+
+def check_target(key, values, facts, shape):
+    """Labels int64 (N,); masks whole numbers (N, H, W) with 255 for what is to be ignored."""
+    assert key in ("label", "mask")
+    if key == "label":
+        assert values.dtype == torch.int64
+        assert values.ndim == 1
+    else:
+        assert not values.is_floating_point()
+        assert values.shape[1:] == shape[1:]
+    known = values[values != 255]
+    assert 0 <= int(known.min()) <= int(known.max()) < facts["num_classes"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -67,7 +67,8 @@ def test_a_model_can_be_used_without_configs_and_learns() -> None:
     torch.manual_seed(0)
     data = DigitScenes(images={"train": 96, "val": 8, "test": 8}, batch_size=16)
     network = UNet(11, 3, (8, 16), padded=True, batch_norm=True)
-    task = Segmenter(network, 11, preprocess=data.preprocess, optimizer=partial(Adam, lr=0.01))
+    names = ["background", *(str(digit) for digit in range(10))]
+    task = Segmenter(network, 11, classes=names, preprocess=data.preprocess, optimizer=partial(Adam, lr=0.01))
     trainer = L.Trainer(max_epochs=4, accelerator="cpu", num_sanity_val_steps=0, **QUIET)
     trainer.fit(task, datamodule=data)
     (found,) = trainer.test(task, datamodule=data, verbose=False)

@@ -75,8 +75,10 @@ def make_optimizer(model: nn.Module, optimizer: OptimizerPartial, rates: Rates |
     freeze(model, rates)
     try:
         return optimizer(groups)
-    except (TypeError, ValueError, IndexError) as error:  # too few betas are an IndexError
-        raise UserError(f"optimizer: {type(error).__name__}: {error}") from error
+    except IndexError as error:
+        raise UserError("optimizer: a list among its arguments is too short") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {error}") from error
 
 
 def make_scheduler(scheduler: "partial[Any]", optimizer: Optimizer, facts: Mapping[str, Any]) -> Any:
