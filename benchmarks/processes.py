@@ -9,6 +9,7 @@ import time
 from benchmarks.paired import Row, Setting
 
 GOAL = 0.8939  # the author's test accuracy after 250 epochs
+LIMIT = 15  # times our own seconds: the author's recipe takes longer still, and need not be waited for
 
 
 def accuracy(setting: Setting) -> list[Row]:
@@ -19,12 +20,14 @@ def accuracy(setting: Setting) -> list[Row]:
     ours, _ = seconds("-m", "lightbed", "train", "experiment=fashion_mnist_fast", threads, *words)
     reached = json.loads((folder / "metrics.json").read_text())["test/accuracy"]
     place = [str(setting.data), str(setting.scratch / "author")]
-    theirs, said = seconds("-m", "benchmarks.author", *place, str(GOAL), str(setting.threads))
+    theirs, said = seconds("-m", "benchmarks.author", *place, str(GOAL), str(setting.threads), str(LIMIT * ours))
     author = json.loads(said)
-    if min(reached, author["accuracy"]) < GOAL:
-        return [Row("accuracy", f"not reached: {reached:.4f} and {author['accuracy']:.4f}", ">= 10 x", False)]
+    if reached < GOAL:
+        return [Row("accuracy", f"not reached: {reached:.4f}", ">= 10 x", False)]
     theirs -= author["testing"]
-    times = f"{theirs / ours:.1f} x: {ours:.1f} s ({reached:.2%}) to {theirs:.1f} s ({author['epochs']} epochs)"
+    more = "" if author["accuracy"] >= GOAL else "more than "
+    told = f"{more}{theirs:.1f} s ({author['accuracy']:.2%} after {author['epochs']} epochs)"
+    times = f"{more}{theirs / ours:.1f} x: {ours:.1f} s ({reached:.2%}) to {told}"
     what = "process until 89.39 % test accuracy, fashion_mnist_fast to the author's recipe"
     return [Row(what, times, ">= 10 x", theirs / ours >= 10)]
 
