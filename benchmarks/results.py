@@ -1,7 +1,8 @@
 """docs/RESULTS.md from run folders: `python -m benchmarks.results outputs > docs/RESULTS.md`.
 
 Every figure is read from the newest finished run of each experiment; nothing is typed. What an experiment's author
-reported stands in the head of its config file, in a line `# reported: ...`.
+reported stands in the head of its config file, in a line `# reported: ...`, and what is to be said of the figure in
+a line `# remark: ...`.
 """
 
 import json
@@ -41,7 +42,7 @@ the other metrics are named in each run's own table. The seconds are those of th
 computing other things at the same time.
 """
 
-COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine")
+COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
 
 
 def main(outputs: Path) -> None:
@@ -77,21 +78,33 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     sweep = name.partition("sweep=")[2]
     file = CONF / ("sweep" if sweep else "experiment") / f"{sweep or name}.yaml"
     if not file.is_file():
-        return [[f"`{name}`", "", "not built yet", "", "", ""]]
-    reported = "; ".join(re.findall(r"^# reported: (.*)$", file.read_text(), re.M))
+        return [[f"`{name}`", "", "not built yet", "", "", "", ""]]
+    reported, remark = (
+        "; ".join(re.findall(rf"^# {what}: (.*)$", file.read_text(), re.M)) for what in ("reported", "remark")
+    )
     command = [
         word for word in ("lightbed", "train", "-m" if sweep else "", name if sweep else f"experiment={name}") if word
     ]
     shown = f"`{' '.join(command)}`"
     mine = [run for run in runs if (name in run["command"] if sweep else is_plain(run, name))]
     if not mine:
-        return [[f"`{name}`", reported, "no run", shown, "", ""]]
+        return [[f"`{name}`", reported, "no run", shown, "", "", remark]]
     if not sweep:
-        return [[f"`{name}`", reported, measured(mine[-1]), shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1])]]
+        return [
+            [f"`{name}`", reported, measured(mine[-1]), shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]
+        ]
     newest = mine[-1]["folder"].parent
     jobs = [run for run in mine if run["folder"].parent == newest]
     return [
-        [f"`{name}`: {job['folder'].name}", reported, measured(job), shown, f"{job['seconds']:.0f}", machine(job)]
+        [
+            f"`{name}`: {job['folder'].name}",
+            reported,
+            measured(job),
+            shown,
+            f"{job['seconds']:.0f}",
+            machine(job),
+            remark,
+        ]
         for job in jobs
     ]
 
