@@ -12,6 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.paired import Row, Setting
 from lightbed.data.folder import ImageFolder
+from lightbed.runs.overhead import keep_memory
 from lightbed.transforms.affine import Affine
 from lightbed.transforms.augment import Augment, Augmentation
 from lightbed.transforms.crop import RandomCrop
@@ -39,6 +40,7 @@ CHOICES: dict[str, tuple[list[Augmentation], list[Any]]] = {
 def images(setting: Setting) -> list[Row]:
     """Images a second of Horses or Humans' training folder, epochs 2 and later, augmented and normalised."""
     torch.set_num_threads(setting.threads)
+    keep_memory()  # as `lightbed train` does
     folder = setting.data / "horse-or-human" / "train"
     rows = []
     for name, (steps, chain) in CHOICES.items():

@@ -13,6 +13,8 @@ from lightbed.errors import UserError, one_of
 from lightbed.transforms.augment import Augmentation, Targets
 from lightbed.transforms.warp import FILLS, IGNORE, warp
 
+LARGE = 1 << 16  # bytes of an image from which it is worth a step of its own in Python
+
 
 class RandomCrop(Augmentation):
     """A window of the image's size out of the image with a rim: a shift by up to `padding` whole pixels each way.
@@ -47,6 +49,11 @@ def _window_view(images: Tensor, top: Tensor, left: Tensor, padding: int, fill: 
     else:
         rim = [(0, 0)] * (images.ndim - 2) + [(padding, padding)] * 2
         padded = np.pad(pixels, rim, "edge" if fill == "nearest" else "symmetric")
+    if pixels[0].size >= LARGE:  # one copy each, where many small ones would cost more than what they save
+        height, width = pixels.shape[-2:]
+        for i, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+            pixels[i] = padded[i, ..., y : y + height, x : x + width]
+        return images
     windows = sliding_window_view(padded, pixels.shape[-2:], axis=(-2, -1))  # (N, ..., 2p+1, 2p+1, H, W)
     pixels[:] = windows[np.arange(len(pixels)), ..., top.numpy(), left.numpy(), :, :]
     return images

@@ -7,6 +7,8 @@ from torch import Tensor
 from lightbed.errors import UserError
 from lightbed.transforms.augment import Augmentation, Targets
 
+LARGE = 1 << 16  # pixels of an image, over all its channels
+
 
 class HorizontalFlip(Augmentation):
     """Left and right exchanged, in a share `p` of the samples."""
@@ -40,7 +42,11 @@ def flip(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
 
 
 def _flip_chosen(images: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """Touching only the chosen ones: on a CPU NumPy takes a third of torch's time for it."""
+    """Touching only the chosen ones: on a CPU NumPy takes a third of torch's time for small ones."""
+    if images[0].numel() >= LARGE:  # torch's mirroring of long rows is the faster one
+        for i in chosen.nonzero()[:, 0].tolist():
+            images[i] = images[i].flip(dim)
+        return images
     pixels, rows = images.numpy(), chosen.numpy()
     mirrored = pixels[rows][..., ::-1] if dim == -1 else pixels[rows][..., ::-1, :]
     pixels[rows] = np.ascontiguousarray(mirrored)
