@@ -165,7 +165,7 @@ class TestBrokenFiles:
             with pytest.raises(UserError, match=r"apple_001\.png is no image .* \(and 1 more\); .*data\.broken=skip"):
                 folder(cache=cache)
 
-    def test_or_are_left_out_and_counted(self, folder, root, cache, caplog):
+    def test_or_are_left_out_and_counted(self, folder, root, cache, caplog, capsys):
         (root / "apple" / "apple_001.png").write_bytes(b"junk")
         (root / "plum" / "plum_001.png").write_bytes(b"")
         data = folder(cache=cache, broken="skip", val_fraction=0, test_fraction=0)
@@ -176,7 +176,7 @@ class TestBrokenFiles:
         ]
         named = [record.message for record in caplog.records if record.levelname == "WARNING"]
         assert [line.startswith("left out: ") for line in named] == [True, True]
-        assert "2 images cannot be read and are left out; log.txt names them" in caplog.messages
+        assert "2 images cannot be read and are left out; log.txt names them" in capsys.readouterr().out
         labels = torch.cat([target["label"] for _, target in data.train_dataloader()])
         assert labels.bincount().tolist() == [9, 10, 9]
         source = data.splits["train"]
