@@ -43,6 +43,12 @@ def test_line_of_an_epoch(epochs: int, best: bool, expected: str, capsys: pytest
     assert capsys.readouterr().out == expected + "\n"
 
 
+@pytest.mark.parametrize(("seconds", "text"), [(5.94, "5.9 s"), (5.96, "0.10 min"), (81.0, "1.35 min")])
+def test_longer_epochs_are_told_in_minutes(seconds: float, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Progress().epoch_line({**ROW, "seconds": seconds}, 15, best=False)
+    assert capsys.readouterr().out.endswith(f"val/accuracy 0.9931  {text}\n")
+
+
 def drawn(every_seconds: float, *, terminal: bool, **data_options: float) -> str:
     """What the bar writes in a fit of one epoch."""
     data = Digits(channels=1, image_size=[8, 8], batch_size=16, **data_options)

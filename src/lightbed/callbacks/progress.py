@@ -95,7 +95,7 @@ class Progress(ProgressBar):
         self._close()
         names = [f"{stage}/{name}" for stage in ("train", "val") for name in _SHOWN]
         values = [f"{name} {row[name]:.4f}" for name in names if name in row]
-        line = [_count(int(row["epoch"]), epochs), *values, f"{row['seconds']:.1f} s", *(["best"] if best else [])]
+        line = [_count(int(row["epoch"]), epochs), *values, _time(row["seconds"]), *(["best"] if best else [])]
         say("  ".join(line))
 
     # -- the bar -------------------------------------------------------------------------------------------------------
@@ -125,6 +125,11 @@ class Progress(ProgressBar):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _time(seconds: float) -> str:
+    """`4.2 s`, or from six seconds on `0.70 min`."""
+    return f"{seconds:.1f} s" if seconds < 5.95 else f"{seconds / 60:.2f} min"
 
 
 def _count(epoch: int, epochs: int | None) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightbed.data.files import Entry, find_images
+from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
 from lightbed.errors import UserError
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass
@@ -63,7 +62,7 @@ def by_folders(root: Path) -> Labelled:
 def _split_folders(root: Path) -> dict[str, str]:
     """Names of sub-folders that are splits -> the split; empty where the folder has no splits of its own."""
     names = _folders(root)
-    places = {name: _SPLITS[name.lower()] for name in names if name.lower() in _SPLITS}
+    places = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
     if "train" not in places.values():
         if places and len(places) == len(names):
             raise UserError(f"data.root={root} has {' and '.join(sorted(places))} but no train folder")
@@ -159,9 +158,9 @@ def _names(cell: str, *, several: bool) -> tuple[str, ...]:
 
 def _split(cell: str | None) -> str:
     name = (cell or "train").strip().lower()
-    if name not in _SPLITS:
-        raise UserError(f"there is no split {cell}: use {', '.join(_SPLITS)}")
-    return _SPLITS[name]
+    if name not in SPLIT_FOLDERS:
+        raise UserError(f"there is no split {cell}: use {', '.join(SPLIT_FOLDERS)}")
+    return SPLIT_FOLDERS[name]
 
 
 def _classes(labels: Iterable[tuple[str, ...]], table: Path, least: int) -> list[str]:

@@ -13,14 +13,13 @@ from torchvision import tv_tensors
 
 from lightbed.data.cache import Decoder
 from lightbed.data.coding import VOID, Coding
-from lightbed.data.files import Entry, find_images
+from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
 from lightbed.data.images import guarded, read_image
 from lightbed.data.source import Batch, Sample, Source
 from lightbed.errors import UserError
 from lightbed.losses.pixels import frequency_weights
 from lightbed.transforms.preprocess import Preprocess
 
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass
@@ -51,7 +50,7 @@ def find_pairs(root: Path, images: str, masks: str, mask_name: str) -> Pairs:
         raise UserError(f"data.images={images} and data.masks={masks}: put {{split}} into both or into neither")
     places = [(images, masks, "train")]
     if "{split}" in images:
-        places = [(images.format(split=s), masks.format(split=s), _SPLITS[s]) for s in _SPLITS]
+        places = [(images.format(split=s), masks.format(split=s), SPLIT_FOLDERS[s]) for s in SPLIT_FOLDERS]
         places = [place for place in places if (root / place[0]).is_dir()]
         if "train" not in {split for _, _, split in places}:
             raise UserError(f"{root / images.format(split='train')} does not exist: set data.root or data.images")
