@@ -10,7 +10,6 @@ from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
 from lightbed.errors import UserError
 
 
-
 @dataclass
 class Labelled:
     """Images with what is said of them."""

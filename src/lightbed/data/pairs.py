@@ -21,7 +21,6 @@ from lightbed.losses.pixels import frequency_weights
 from lightbed.transforms.preprocess import Preprocess
 
 
-
 @dataclass
 class Pairs:
     """Images with their masks; paths are relative to the data's folder."""
