@@ -131,8 +131,8 @@ def lightbed(setting: Setting) -> Callable[[int], float]:
     def epoch(number: int) -> float:
         start, count = time.perf_counter(), 0
         for batch, target in loader:
-            moved, target = augment(batch, target, number)
-            count += len(data.preprocess(moved)) if target["mask"].ndim == 3 else 0
+            moved, target = augment(batch, target, number, then=data.preprocess)
+            count += len(moved) if target["mask"].ndim == 3 else 0
         return count / (time.perf_counter() - start)
 
     return epoch

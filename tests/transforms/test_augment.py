@@ -12,6 +12,7 @@ from lightbed.transforms.colour import ColourJitter
 from lightbed.transforms.crop import RandomCrop, RandomResizedCrop
 from lightbed.transforms.erase import RandomErasing
 from lightbed.transforms.flip import HorizontalFlip, VerticalFlip
+from lightbed.transforms.preprocess import Preprocess
 
 
 def everything(seed=0):
@@ -79,7 +80,7 @@ def test_what_comes_in_is_left_as_it_was():
     images, target = batch(4, 8, 8)
     images_before, mask_before = images.clone(), target["mask"].clone()
     out, moved = everything()(images, target, epoch=0)
-    assert out.dtype == torch.uint8
+    assert out.dtype == torch.float32
     assert torch.equal(images, images_before)
     assert torch.equal(target["mask"], mask_before)
     assert moved["label"] is target["label"]
@@ -88,11 +89,18 @@ def test_what_comes_in_is_left_as_it_was():
     assert torch.equal(floats, images_before.float())
 
 
-def test_uint8_is_the_float_result_rounded():
+def test_uint8_gives_what_float_gives():
     images, target = batch(6, 20, 24)
-    rounded = everything()(images, target, epoch=0)[0]
     exact = everything()(images.float(), target, epoch=0)[0]
-    assert torch.equal(rounded, exact.round().to(torch.uint8))
+    assert torch.equal(everything()(images, target, epoch=0)[0], exact)
+
+
+@pytest.mark.parametrize("size", [16, 300])
+def test_what_comes_then_is_done_to_all_parts(size):
+    images, target = batch(5, size, size)
+    preprocess = Preprocess(3, None, [0.4, 0.5, 0.6], 0.25)
+    expected = preprocess(everything()(images, target, epoch=0)[0].clone())
+    assert torch.equal(everything()(images, target, epoch=0, then=preprocess)[0], expected)
 
 
 def test_a_step_more_changes_nothing_before_it():

@@ -123,10 +123,10 @@ class Task(L.LightningModule):
             return batch if self.preprocess is None else self.preprocess(batch)
         images, target = batch
         if self.augment is not None and self.trainer.training:
-            images, target = self.augment(images, target, self.current_epoch)
-        if self.preprocess is not None:
+            images, target = self.augment(images, target, self.current_epoch, then=self.preprocess)
+        elif self.preprocess is not None:
             images = self.preprocess(images)
-        elif isinstance(images, Tensor) and not images.is_floating_point():
+        if isinstance(images, Tensor) and not images.is_floating_point():
             raise UserError(
                 f"images are {images.dtype}: give floating point, or give the task preprocess=Preprocess(...)"
             )

@@ -5,7 +5,7 @@ new images and targets. The numbers come from `lightbed.chance.uniform`, so a sa
 its place in the batch, the number of workers or a resume.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,8 +56,19 @@ class Augment(nn.Module):
         self.seed = seed
 
     @torch.no_grad()
-    def forward(self, images: Tensor, target: Targets, epoch: int) -> tuple[Tensor, Targets]:
-        """Images uint8 or float32 (N, C, H, W) in 0..255 and targets with `index` int64 (N,) -> the same, augmented.
+    def forward(
+        self, images: Tensor, target: Targets, epoch: int, then: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Targets]:
+        """Augment a batch.
+
+        Args:
+            images: uint8 or float32 (N, C, H, W) in 0..255.
+            target: the stacked targets, with `index` int64 (N,).
+            epoch: chooses the random numbers, with seed and index.
+            then: applied to the augmented images, before they leave the cache of a CPU; may overwrite them.
+
+        Returns:
+            Images, uint8 if none of the steps computes new values, else float32; and targets.
 
         Raises:
             UserError: the targets have boxes, which none of the batched augmentations moves.
@@ -66,35 +77,34 @@ class Augment(nn.Module):
             raise UserError("augment.batch moves no boxes: use transforms of torchvision v2 in augment.sample for them")
         numbers = uniform(self.seed, epoch, target["index"], sum(self.draws)).to(images.device)
         moving = {name: target[name] for name in MOVING if name in target}
-        count = _parts(images) if self.computes else 1
-        if count == 1:
-            images, moving = self._chain(images, moving, numbers)
-            return images, {**target, **moving}
-        columns = {name: values.tensor_split(count) for name, values in moving.items()}
-        done = [
-            self._chain(part, {name: column[i] for name, column in columns.items()}, u)
-            for i, (part, u) in enumerate(zip(images.tensor_split(count), numbers.tensor_split(count), strict=True))
-        ]
-        moved = {name: torch.cat([targets[name] for _, targets in done]) for name in moving}
-        return torch.cat([part for part, _ in done]), {**target, **moved}
+        whole = images
+        columns: dict[str, list[Tensor]] = {name: [] for name in moving}
+        for rows in _parts(images) if self.computes else [slice(None)]:
+            here = {name: values[rows] for name, values in moving.items()}
+            part, moved = self._chain(images[rows], here, numbers[rows])
+            part = then(part) if then else part
+            if len(part) == len(images):
+                return part, {**target, **moved}
+            whole = part.new_empty(len(images), *part.shape[1:]) if whole is images else whole
+            whole[rows] = part
+            for name, values in moved.items():
+                columns[name].append(values)
+        return whole, {**target, **{name: torch.cat(parts) for name, parts in columns.items()}}
 
     def _chain(self, images: Tensor, moving: Targets, numbers: Tensor) -> tuple[Tensor, Targets]:
-        dtype = images.dtype
         images, moving = images.clone(), {name: values.clone() for name, values in moving.items()}
         for step, u in zip(self.steps, torch.split(numbers, self.draws, dim=1), strict=True):
             images, moving = step(images, moving, u)
-        if dtype == torch.uint8 != images.dtype:
-            images = images.round_().clamp_(0, 255).to(dtype)
         return images, moving
 
 
-def _parts(images: Tensor) -> int:
-    """Into how many parts a batch is split on a CPU.
+def _parts(images: Tensor) -> list[slice]:
+    """The rows of the parts that a batch is split into on a CPU.
 
     A part stays in the cache and its memory is used again by the next one: resampling 300x300 images takes a third of
     the time, for most of it would go into fresh pages.
     """
     if images.device.type != "cpu":
-        return 1
+        return [slice(None)]
     size = torch.get_num_threads() * max(1, _CACHED // (4 * images[0].numel()))
-    return -(-len(images) // size)
+    return [slice(start, start + size) for start in range(0, len(images), size)]
