@@ -62,8 +62,8 @@ def limit(setting: Setting, folder: Path, times: float) -> Row:
     epoch(0)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         epoch(1)
-    times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
-    share = times["aten::grid_sampler_2d"] / sum(times.values())
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    share = spent["aten::grid_sampler_2d"] / sum(spent.values())
     what = "share of torch's grid_sample in the last epoch of ours; what would be reached if all else cost nothing"
     return Row(what, f"{share:.0%}; {times / share:.1f} x", "")
 

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import yaml
@@ -42,6 +43,7 @@ the other metrics are named in each run's own table. The seconds are those of th
 computing other things at the same time.
 """
 
+MAIN = ("accuracy", "f1", "map_50", "map", "pixel_accuracy", "iou", "loss")
 COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
 
 
@@ -90,9 +92,8 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     if not mine:
         return [[f"`{name}`", reported, "no run", shown, "", "", remark]]
     if not sweep:
-        return [
-            [f"`{name}`", reported, measured(mine[-1]), shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]
-        ]
+        figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(name, runs), remark]))
+        return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
     newest = mine[-1]["folder"].parent
     jobs = [run for run in mine if run["folder"].parent == newest]
     return [
@@ -109,10 +110,21 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def is_plain(run: dict[str, Any], name: str) -> bool:
+def over_seeds(name: str, runs: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation of the main figure where the experiment was run with several seeds."""
+    by_seed = {run["seed"]: run["metrics"] for run in runs if is_plain(run, name, "seed=")}
+    stage = "test" if all("test/loss" in metrics for metrics in by_seed.values()) else "val"
+    key = next((f"{stage}/{main}" for main in MAIN if f"{stage}/{main}" in next(iter(by_seed.values()))), "")
+    values = [metrics[key] for metrics in by_seed.values() if key in metrics]
+    if len(values) < 2:
+        return ""
+    return f"{key} over {len(values)} seeds: {mean(values):.4f} ± {stdev(values):.4f}, best {max(values):.4f}"
+
+
+def is_plain(run: dict[str, Any], name: str, *more: str) -> bool:
     """Whether the run is the experiment as it stands: paths and the folder may differ, nothing that changes numbers."""
-    words = run["command"][2:]
-    free = ("paths.", "hydra.run.dir=", "callbacks.progress.")
+    words = [word for word in run["command"][2:] if word not in ("-m", "--multirun")]
+    free = ("paths.", "hydra.run.dir=", "callbacks.progress.", *more)
     return f"experiment={name}" in words and all(
         word == f"experiment={name}" or word.startswith(free) for word in words
     )
@@ -122,9 +134,8 @@ def measured(run: dict[str, Any]) -> str:
     """The run's main figures: the tested ones, or the validated ones where there is no test split."""
     metrics = run["metrics"]
     stage = "test" if any(key.startswith("test/") for key in metrics) else "val"
-    names = ("accuracy", "f1", "map_50", "map", "iou", "pixel_accuracy", "loss")
     return ", ".join(
-        f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in names if f"{stage}/{name}" in metrics
+        f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in MAIN if f"{stage}/{name}" in metrics
     )
 
 
