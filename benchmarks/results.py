@@ -84,13 +84,14 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     reported, remark = (
         "; ".join(re.findall(rf"^# {what}: (.*)$", file.read_text(), re.M)) for what in ("reported", "remark")
     )
-    command = [
-        word for word in ("lightbed", "train", "-m" if sweep else "", name if sweep else f"experiment={name}") if word
-    ]
-    shown = f"`{' '.join(command)}`"
-    mine = [run for run in runs if (name in run["command"] if sweep else is_plain(run, name))]
-    if not mine:
-        return [[f"`{name}`", reported, "no run", shown, "", "", remark]]
+    commands = [f"lightbed train -m {name}"] if sweep else written(name, file.read_text())
+    for command in commands:
+        mine = [run for run in runs if (name in run["command"] if sweep else is_run(run, command.split()[2:]))]
+        if mine:
+            break
+    else:
+        return [[f"`{name}`", reported, "no run", f"`{commands[0]}`", "", "", remark]]
+    shown = f"`{command}`"
     if not sweep:
         figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(name, runs), remark]))
         return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
@@ -112,22 +113,26 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
 
 def over_seeds(name: str, runs: list[dict[str, Any]]) -> str:
     """Mean and standard deviation of the main figure where the experiment was run with several seeds."""
-    by_seed = {run["seed"]: run["metrics"] for run in runs if is_plain(run, name, "seed=")}
+    by_seed = {run["seed"]: run["metrics"] for run in runs if is_run(run, [f"experiment={name}"], "seed=")}
+    if len(by_seed) < 2:
+        return ""
     stage = "test" if all("test/loss" in metrics for metrics in by_seed.values()) else "val"
     key = next((f"{stage}/{main}" for main in MAIN if f"{stage}/{main}" in next(iter(by_seed.values()))), "")
-    values = [metrics[key] for metrics in by_seed.values() if key in metrics]
-    if len(values) < 2:
-        return ""
+    values = [metrics[key] for metrics in by_seed.values()]
     return f"{key} over {len(values)} seeds: {mean(values):.4f} ± {stdev(values):.4f}, best {max(values):.4f}"
 
 
-def is_plain(run: dict[str, Any], name: str, *more: str) -> bool:
-    """Whether the run is the experiment as it stands: paths and the folder may differ, nothing that changes numbers."""
-    words = [word for word in run["command"][2:] if word not in ("-m", "--multirun")]
+def written(name: str, text: str) -> list[str]:
+    """The commands that train the experiment as it stands, or with what its head says stands in for missing data."""
+    other = re.findall(r"^#.*in its place: (lightbed train .*)$", text, re.M)
+    return [f"lightbed train experiment={name}", *other]
+
+
+def is_run(run: dict[str, Any], wanted: list[str], *more: str) -> bool:
+    """Whether the run was of just these words: paths and folder may differ, and what begins like one of `more`."""
     free = ("paths.", "hydra.run.dir=", "callbacks.progress.", *more)
-    return f"experiment={name}" in words and all(
-        word == f"experiment={name}" or word.startswith(free) for word in words
-    )
+    words = [word for word in run["command"][2:] if word not in ("-m", "--multirun") and not word.startswith(free)]
+    return sorted(words) == sorted(wanted)
 
 
 def measured(run: dict[str, Any]) -> str:
