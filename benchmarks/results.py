@@ -93,7 +93,7 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
         return [[f"`{name}`", reported, "no run", f"`{commands[0]}`", "", "", remark]]
     shown = f"`{command}`"
     if not sweep:
-        figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(name, runs), remark]))
+        figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(command.split()[2:], runs), remark]))
         return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
     newest = mine[-1]["folder"].parent
     jobs = [run for run in mine if run["folder"].parent == newest]
@@ -111,9 +111,9 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def over_seeds(name: str, runs: list[dict[str, Any]]) -> str:
+def over_seeds(words: list[str], runs: list[dict[str, Any]]) -> str:
     """Mean and standard deviation of the main figure where the experiment was run with several seeds."""
-    by_seed = {run["seed"]: run["metrics"] for run in runs if is_run(run, [f"experiment={name}"], "seed=")}
+    by_seed = {run["seed"]: run["metrics"] for run in runs if is_run(run, words, "seed=")}
     if len(by_seed) < 2:
         return ""
     stage = "test" if all("test/loss" in metrics for metrics in by_seed.values()) else "val"
