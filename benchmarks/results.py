@@ -43,7 +43,7 @@ the other metrics are named in each run's own table. The seconds are those of th
 computing other things at the same time.
 """
 
-MAIN = ("accuracy", "f1", "map_50", "map", "pixel_accuracy", "iou", "loss")
+MAIN = ("pixel_accuracy", "accuracy", "f1", "map_50", "map", "iou", "loss")
 COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
 
 
