@@ -64,7 +64,8 @@ def run(config: build.Config, record: Record) -> float | None:
     }
     size = data.facts()["image_size"]
     task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)
-    record.write(data=describe(data))
+    contents = data.contents()
+    record.write_data({**describe(data), "fingerprint": contents.summary()}, contents.hashes)
     say(f"{config['name']} in {folder}")
 
     trainer = make_trainer(config, record)
@@ -88,10 +89,10 @@ def run(config: build.Config, record: Record) -> float | None:
 
 
 def describe(data: DataModule) -> dict[str, Any]:
-    """The data's part of the record: images a split, classes, what was left out as broken, what the files hold."""
+    """The data's part of the record: images a split, classes, what was left out as broken."""
     counts = {name: len(source) for name, source in data.splits.items()}
     skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped}
-    return {"images": counts, "classes": data.classes, **skipped, "fingerprint": data.fingerprint()}
+    return {"images": counts, "classes": data.classes, **skipped}
 
 
 def check_devices(settings: build.Config) -> None:

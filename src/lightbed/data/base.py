@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from lightbed.chance import permutation
-from lightbed.data.files import fingerprint
+from lightbed.data.files import Contents, contents
 from lightbed.data.order import EvalOrder, Keys, TrainOrder
 from lightbed.data.source import Batch, KeyedReader, Sample, Source, Subset, as_batch, stack
 from lightbed.errors import UserError
+from lightbed.runs.signals import patient_worker
 from lightbed.transforms.preprocess import Preprocess
 
 
@@ -176,6 +177,7 @@ class DataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=as_batch,  # type: ignore[arg-type]  # the reader has collated already
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=patient_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the run's chance
         )
@@ -195,9 +197,13 @@ class DataModule(L.LightningDataModule):
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the files hold, for a run's record: `files`, `bytes`, `sha256`; see `files.fingerprint`."""
+        """What the files hold, for a run's record: `root`, `files`, `bytes`, `sha256`; see `files.Contents`."""
+        return self.contents().summary()
+
+    def contents(self) -> Contents:
+        """The hash of each file."""
         self.setup()
-        return fingerprint(self.fingerprint_files(), self.cache_dir)
+        return contents(self.fingerprint_files(), self.cache_dir)
 
     def class_counts(self) -> torch.Tensor:
         """Images of each class in the training split, int64 (K,)."""

@@ -1,6 +1,7 @@
 """TensorBoard: the event files in a run folder."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class Board(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Lightning's call when a fit or test ends; the run goes on, unless it failed."""
         if status == "failed":
-            self.finish(status)
+            with suppress(OSError):  # a full disk must not hide why the run failed
+                self.finish(status)
         else:
             self.save()
 

@@ -1,12 +1,16 @@
 """What a run says: to the terminal and to the log.txt of its folder."""
 
 import logging
+import sys
 import warnings
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from lightbed.errors import RunError
 
 _log = logging.getLogger("lightbed")
 # what Lightning says of things that are meant to be so, and torch of Lightning
@@ -20,9 +24,23 @@ _NO_NEWS = (
 )
 
 
+class LogFile(logging.FileHandler):
+    """A log whose faults end the run in one line instead of a traceback on the terminal for each record.
+
+    Raises:
+        RunError: by whoever logs, where the disk is full.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise RunError(f"cannot write {self.baseFilename}: {error.strerror or error}") from error
+        super().handleError(record)
+
+
 def open_log(folder: Path) -> logging.Handler:
     """Write all log records and warnings from now on to `folder/log.txt`; close with `close_log`."""
-    handler = logging.FileHandler(folder / "log.txt", delay=False)
+    handler = LogFile(folder / "log.txt", delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
     _log.setLevel(logging.INFO)
@@ -40,7 +58,8 @@ def close_log(handler: logging.Handler) -> None:
     """Stop writing to the run's log."""
     logging.getLogger().removeHandler(handler)
     logging.captureWarnings(False)
-    handler.close()
+    with suppress(OSError):  # what a full disk did not take is told already
+        handler.close()
 
 
 def say(text: str) -> None:
