@@ -22,10 +22,12 @@ class Board(TensorBoardLogger):
 
     Args:
         folder: the run folder.
+        since: step of the checkpoint that a run goes on from: what is in the files for later steps no longer counts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), name="", version="", default_hp_metric=False)
+    def __init__(self, folder: Path, since: int | None = None) -> None:
+        purge = {} if since is None else {"purge_step": since + 1}
+        super().__init__(str(folder), name="", version="", default_hp_metric=False, **purge)
 
     @rank_zero_only
     def begin(self, parameters: Mapping[str, Scalar], metric: str) -> None:

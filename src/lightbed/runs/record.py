@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -23,6 +24,7 @@ from lightbed.data.files import write_listing
 from lightbed.errors import RunError, UserError
 from lightbed.runs.log import close_log, open_log
 from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
+from lightbed.runs.signals import Stop
 
 
 class Record:
@@ -139,6 +141,10 @@ class Record:
         finally:
             if self.log is not None:
                 close_log(self.log)
+        if isinstance(error, Stop) and not self.writes:
+            raise SystemExit(0) from error  # Lightning kills the first process where another one ends otherwise
+        if isinstance(error, Stop) and error.number == signal.SIGINT:
+            raise KeyboardInterrupt from error
         if isinstance(error, SIGTERMException):
             raise SystemExit(143) from error  # the shell's number for it; Lightning's exception would end with 0
         if isinstance(error, SystemExit) and _interrupted(error):
@@ -153,9 +159,9 @@ class Record:
 
 def _interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is behind `error`."""
-    if isinstance(error, SystemExit) and not isinstance(error, SIGTERMException):
+    if isinstance(error, SystemExit) and not isinstance(error, SIGTERMException | Stop):
         return isinstance(error.__context__, KeyboardInterrupt)
-    return isinstance(error, KeyboardInterrupt | SIGTERMException)
+    return isinstance(error, KeyboardInterrupt | SIGTERMException | Stop)
 
 
 @contextmanager

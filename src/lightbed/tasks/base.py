@@ -169,8 +169,14 @@ class Task(L.LightningModule):
         if self.compiled:
             self.model.compile()  # in place, so that the names of the weights stay
 
+    def on_train_start(self) -> None:
+        self._rest_frozen()  # a run that goes on in the middle of an epoch has no start of it
+
     def on_train_epoch_start(self) -> None:
         self._reset("train")
+        self._rest_frozen()
+
+    def _rest_frozen(self) -> None:
         for module in frozen_modules(self.model, self.rates):
             module.eval()
 
