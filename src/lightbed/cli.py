@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a model, test its best checkpoint, draw pictures",
     "test": "evaluate a run or checkpoint, also on another data set",
     "predict": "what a run sees in images: JSON lines and drawn pictures",
+    "rerun": "repeat a run from its folder alone and compare, to the bit",
     "report": "one table and plots over many runs",
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
