@@ -81,7 +81,9 @@ def find_run(resume: str) -> Path:
     if not path.exists():
         raise UserError(f"resume={resume} does not exist: give a run folder")
     if not (path / "config.yaml").is_file() or not (path / "run.json").is_file():
-        jobs = sorted(child.name for child in path.iterdir() if (child / "run.json").is_file() and not child.is_symlink())
+        jobs = sorted(
+            child.name for child in path.iterdir() if (child / "run.json").is_file() and not child.is_symlink()
+        )
         hint = f"it holds several; choose one: {', '.join(jobs[:5])}" if jobs else "it has no run.json"
         raise UserError(f"resume={resume} is no run folder: {hint}")
     return path.resolve()

@@ -161,7 +161,7 @@ class Checkpoints(Checkpoint):
         self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = None
+        states: list[Any] | None = None
         if self.in_epoch:
             states = [metric_states(pl_module)]
             if trainer.world_size > 1:

@@ -71,7 +71,7 @@ class Ema(Callback):
                         torch.distributed.broadcast(self.average[name], 0)
             self._swap(pl_module.model)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self.swapped and trainer.state.fn is TrainerFn.FITTING:
             self._swap(pl_module.model)
 

@@ -26,8 +26,8 @@ class Board(TensorBoardLogger):
     """
 
     def __init__(self, folder: Path, since: int | None = None) -> None:
-        purge = {} if since is None else {"purge_step": since + 1}
-        super().__init__(str(folder), name="", version="", default_hp_metric=False, **purge)
+        purge_step = None if since is None else since + 1
+        super().__init__(str(folder), name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     @rank_zero_only
     def begin(self, parameters: Mapping[str, Scalar], metric: str) -> None:

@@ -20,7 +20,9 @@ _NO_NEWS = (
     ".*You have overridden `.*` in `LightningModule` but have passed in a `LightningDataModule`.*",
     ".*is smaller than the logging interval.*",  # values are logged once an epoch
     ".*Total length of `list` across ranks is zero.*",  # data without a validation split
+    ".*`training_step` returned `None`.*",  # a batch that trainer.nan=skip leaves out
     ".*srun.*command is available.*",
+    ".*your dataloader is not resumable.*",  # ours asks the trainer where it stands, and so goes on there
 )
 
 

@@ -20,6 +20,7 @@ from lightbed.errors import UserError
 from lightbed.runs.load import moved
 from lightbed.runs.provenance import hardware, versions
 from lightbed.runs.record import Record, command_line
+from lightbed.runs.trust import check_config
 
 # What may be given beside resume=RUN: it changes no bits, the number of threads and of epochs apart
 CHANGEABLE = (
@@ -88,13 +89,15 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
         words: the command line's overrides.
 
     Raises:
-        UserError: they contradict the run's own, or its files are damaged.
+        UserError: they contradict the run's own, its files are damaged, or name a class that is not trusted.
     """
     try:
         config: Config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         given = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"the run's own configuration in {folder} cannot be read: {error}") from error
+    if not cfg.trust:
+        check_config(config, str(folder / "config.yaml"))
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key in _OF_RUN or word in given:
