@@ -1,5 +1,7 @@
 """The two checkpoints of a run: last.ckpt to go on from, to the same bits, and best.ckpt to use."""
 
+import shlex
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightbed.errors import UserError
 from lightbed.runs.checkpoint import check_readable
 from lightbed.runs.log import say
+from lightbed.runs.results import near
 from lightbed.runs.signals import Request, Stop
 from lightbed.runs.unfinished import metric_states, restore_metrics
 
@@ -57,7 +60,6 @@ class Checkpoints(Checkpoint):
         self.validated = False
         self.request = Request()
         self.saved_step, self.saved_at = 0, 0.0  # of last.ckpt
-        self.owed = False  # it was due after a batch that a validation or the epoch's end follows
         self.behind = False  # it lacks the last epoch
         self.validating = self.in_epoch = False  # what a checkpoint that is written now must say
         self.loaded: dict[str, Any] | None = None  # the position in the checkpoint that the run goes on from
@@ -85,27 +87,21 @@ class Checkpoints(Checkpoint):
         if not self.every_n_steps and not self.every_minutes and not self.request.number and trainer.world_size == 1:
             return
         loop: Any = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
-            return
-        wanted = self._wanted(trainer)
-        if loop._num_ready_batches_reached() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
-            self.owed = wanted != _GO_ON
-        elif wanted:
-            self.in_epoch = True
-            self._save_last(trainer)
-            self._stop_if(trainer, wanted)
+        follows = loop._num_ready_batches_reached() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if not follows and not loop._should_accumulate():  # else Lightning would pass over what follows the batch
+            self._look(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.validating = trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking
-        if self.validating and self.owed:
-            self._save_before_validation(trainer)
+        loop: Any = trainer.fit_loop.epoch_loop
+        fitting = trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking
+        self.validating = fitting and not loop._should_accumulate()
+        if self.validating:
+            self._look(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.validating and (self.request.number or self.every_minutes or trainer.world_size > 1):
-            wanted = self._wanted(trainer)
-            if wanted and self.saved_step < trainer.global_step:
-                self._save_before_validation(trainer)
-            self._stop_if(trainer, wanted)
+        # processes may have different numbers of batches, so several of them cannot agree here
+        if self.validating and trainer.world_size == 1 and (self.request.number or self.every_minutes):
+            self._look(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.validated, self.validating = not trainer.sanity_checking, False
@@ -116,7 +112,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(self.path(trainer, "best"))
         self.validated = False
         wanted = self._wanted(trainer)
-        self.behind = (trainer.current_epoch + 1) % self.every_n_epochs != 0 and not self.owed and not wanted
+        self.behind = (trainer.current_epoch + 1) % self.every_n_epochs != 0 and not wanted
         if not self.behind:
             self._save_last(trainer)
         self._stop_if(trainer, wanted)
@@ -139,11 +135,20 @@ class Checkpoints(Checkpoint):
             wanted = int(trainer.strategy.reduce(told, reduce_op="max"))
         return wanted
 
+    def _look(self, trainer: Trainer) -> None:
+        """At a safe point inside an epoch: write last.ckpt if it is due, and stop if that was asked for."""
+        wanted = self._wanted(trainer)
+        if wanted and self.saved_step < trainer.global_step:
+            self.in_epoch = True
+            self._save_last(trainer)
+        self._stop_if(trainer, wanted)
+
     def _stop_if(self, trainer: Trainer, wanted: int) -> None:
         if wanted == _STOP:
+            folder = shlex.quote(str(near(Path(trainer.default_root_dir))))
             if trainer.is_global_zero:
-                say(f"stopped after step {trainer.global_step:,}; lightbed train resume=... goes on from here")
-            raise Stop(self.request.number or 15)
+                say(f"stopped after step {trainer.global_step:,}; it goes on with lightbed train resume={folder}")
+            raise Stop(self.request.number or signal.SIGTERM)
 
     # -- what ----------------------------------------------------------------------------------------------------------
 
@@ -151,14 +156,10 @@ class Checkpoints(Checkpoint):
         path = self.path(trainer, "last")
         first = not path.exists()
         trainer.save_checkpoint(path)
-        self.in_epoch, self.owed = False, False
+        self.in_epoch = False
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if first and trainer.is_global_zero:
             check_readable(path)
-
-    def _save_before_validation(self, trainer: Trainer) -> None:
-        self.in_epoch = True
-        self._save_last(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         states: list[Any] | None = None

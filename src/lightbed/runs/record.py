@@ -143,11 +143,10 @@ class Record:
                 close_log(self.log)
         if isinstance(error, Stop) and not self.writes:
             raise SystemExit(0) from error  # Lightning kills the first process where another one ends otherwise
-        if isinstance(error, Stop) and error.number == signal.SIGINT:
-            raise KeyboardInterrupt from error
         if isinstance(error, SIGTERMException):
             raise SystemExit(143) from error  # the shell's number for it; Lightning's exception would end with 0
-        if isinstance(error, SystemExit) and _interrupted(error):
+        ctrl_c = error.number == signal.SIGINT if isinstance(error, Stop) else isinstance(error, SystemExit)
+        if ctrl_c and _interrupted(error):
             raise KeyboardInterrupt from error  # Lightning turns Ctrl-C into exit(1)
 
     def _fail(self, error: BaseException) -> None:
