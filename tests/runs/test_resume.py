@@ -92,14 +92,27 @@ PLACES = {
 }
 
 
+AVERAGED = ("+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}", "trainer.accumulate_grad_batches=2")
+STEPS = {"batch 11": 11, "batch 16": 16, "validation 5": 16, "epoch 3": 24, "validation 3": 8}
+
+
 @pytest.mark.parametrize(("killer", "code"), PLACES.values(), ids=PLACES)
-@pytest.mark.parametrize("more", [(), ("+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}",
-                                      "trainer.accumulate_grad_batches=2")], ids=["", "averaged"])  # fmt: skip
 def test_wherever_a_run_is_stopped_it_ends_with_the_same_bits(
-    tmp_path: Path, whole: Any, killer: str, code: int, more: tuple[str, ...]
+    tmp_path: Path, whole: Any, killer: str, code: int
 ) -> None:
-    words = (*MOVING, *more)
-    folder = tmp_path / "run"
+    step = stop_and_resume(tmp_path / "run", whole, killer, code, MOVING)
+    if code != 1:  # asked to stop, it loses nothing
+        hook, count = re.findall(r"hook:(\w+),count:(\d+)", killer)[0]
+        assert step == STEPS[f"{hook} {count}"]
+
+
+@pytest.mark.parametrize("place", ["in a validation", "by SIGTERM in a validation", "by SIGTERM in an epoch"])
+def test_with_averaged_weights_too(tmp_path: Path, whole: Any, place: str) -> None:
+    stop_and_resume(tmp_path / "run", whole, *PLACES[place], (*MOVING, *AVERAGED))
+
+
+def stop_and_resume(folder: Path, whole: Any, killer: str, code: int, words: tuple[str, ...]) -> int:
+    """The step that the resumed run, which must end as a whole one, went on from."""
     if code == 143:  # SIGTERM ends the interpreter
         with pytest.raises(SystemExit) as ended:
             stopped(folder, *words, killer)
@@ -109,15 +122,13 @@ def test_wherever_a_run_is_stopped_it_ends_with_the_same_bits(
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == ("failed" if code == 1 else "interrupted")
     last = folder / "checkpoints" / "last.ckpt"
-    step = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
-    if code != 1 and not more:  # asked to stop, it loses nothing
-        assert step == {"batch,count:11": 11, "batch,count:16": 16, "validation,count:5": 16, "epoch,count:3": 24,
-                        "validation,count:3": 8}[killer.partition("hook:")[2].rpartition(",")[0]]  # fmt: skip
+    step: int = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
     assert resume(folder) == whole(words)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"
     assert [entry["step"] for entry in record["resumed"]] == [step]
     assert "error" not in record
+    return step
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path, whole: Any) -> None:
@@ -161,6 +172,10 @@ def write_row_too_many(folder: Path) -> None:
     board = Board(folder)
     board.log_row({"epoch": 1, "step": 16, "train/loss": 99.0, "val/accuracy": 0.0})
     board.finish("failed")
+    for number, file in enumerate(
+        sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns)
+    ):
+        file.rename(folder / f"events.out.tfevents.{number}.earlier")  # they are read by name, which has the second
 
 
 def test_a_finished_run_has_nothing_to_resume_but_more_epochs(

@@ -10,11 +10,11 @@ States = dict[str, dict[str, Any]]
 
 
 def metric_states(module: nn.Module) -> States:
-    """The states of all metrics in `module` that have seen something, by name; tensors and lists of tensors."""
+    """The states of all metrics in `module` that have seen something, by name; tensors and lists of tensors, on the CPU."""
     found: States = {}
     for name, metric in _metrics(module):
         if metric.update_called:
-            states = {key: _detached(getattr(metric, key)) for key in metric._defaults}
+            states = {key: _copied(getattr(metric, key)) for key in metric._defaults}
             plain = {key: getattr(metric, key) for key in getattr(metric, "carried", ())}
             found[name] = {"updates": metric._update_count, "states": states, "plain": plain}
     return found
@@ -40,5 +40,7 @@ def _metrics(module: nn.Module) -> Iterator[tuple[str, Metric]]:
     yield from ((name, part) for name, part in module.named_modules() if isinstance(part, Metric))
 
 
-def _detached(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else [item.detach().clone() for item in value]
+def _copied(value: Any) -> Any:
+    parts = [value] if isinstance(value, Tensor) else value
+    copies = [part.detach().to("cpu", copy=True) for part in parts]
+    return copies[0] if isinstance(value, Tensor) else copies
