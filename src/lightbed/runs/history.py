@@ -61,10 +61,15 @@ class History(Logger, Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         self.row, self.started = {}, time.monotonic() - self.earlier
         self.earlier = 0.0
-        kept = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
-        if len(kept) < len(self.rows) and self.path.is_file():  # of epochs that a resumed run repeats
-            write_history(self.path, kept)
-        self.rows, self.columns = kept, columns(kept)
+        self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
+        self.columns = columns(self.rows)
+        self._take_out()
+
+    @rank_zero_only
+    def _take_out(self) -> None:
+        """Let the file have no rows of epochs that a resumed run repeats, and no line that was cut off."""
+        if self.path.is_file():
+            write_history(self.path, self.rows)
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": time.monotonic() - self.started}  # of the epoch that is not over
