@@ -209,7 +209,7 @@ def test_a_stopped_process_says_so(tmp_path: Path, number: int, code: int, statu
     command = [sys.executable, "-m", "lightbed", "train", "trainer.max_epochs=1000", "trainer.accelerator=cpu"]
     process = subprocess.Popen([*command, f"hydra.run.dir={folder}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     for _ in range(600):
-        if (folder / "metrics.csv").is_file():
+        if (folder / "checkpoints" / "last.ckpt").is_file():
             break
         time.sleep(0.1)
     process.send_signal(number)
