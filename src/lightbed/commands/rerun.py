@@ -15,6 +15,7 @@ from lightbed.errors import RunError, UserError
 from lightbed.runs.differences import compare_results, surroundings
 from lightbed.runs.load import moved
 from lightbed.runs.log import say
+from lightbed.runs.memory import with_sizes
 from lightbed.runs.record import Record, command_line, point_latest
 from lightbed.runs.results import near
 from lightbed.runs.trust import check_config
@@ -36,8 +37,9 @@ def rerun(cfg: DictConfig) -> None:
     config = first_settings(placed(old, command), then)
     job = HydraConfig.get()
     new = Path(job.runtime.output_dir)
+    words = [str(word) for word in _yaml(folder / "overrides.yaml") or []]
     more = {"run": str(folder.absolute()), "choices": then.get("choices") or {}}
-    with Record(new, command_line(), list(_yaml(folder / "overrides.yaml") or []), config, "rerun", **more) as record:
+    with Record(new, command_line(), words, config, "rerun", **more) as record:
         point_latest(new, Path(command["paths"]["outputs"]).expanduser())
         say(f"rerun of {near(folder)} in {near(new)}")
         prepare_data(config, record)
@@ -129,10 +131,5 @@ def placed(old: build.Config, command: build.Config) -> build.Config:
 
 def first_settings(config: build.Config, record: dict[str, Any]) -> build.Config:
     """The configuration that the run began with: one that ran out of memory ended with smaller batches."""
-    halved = record.get("out_of_memory") or []
-    if not halved:
-        return config
-    first = halved[0]["before"]
-    data = {**config["data"], "batch_size": first["batch_size"], "eval_batch_size": first["eval_batch_size"]}
-    trainer = {**config["trainer"], "accumulate_grad_batches": first["accumulate_grad_batches"]}
-    return {**config, "data": data, "trainer": trainer}
+    halved = record.get("out_of_memory")
+    return with_sizes(config, halved[0]["before"]) if halved else config

@@ -18,19 +18,22 @@ from omegaconf import DictConfig
 from lightbed import build, folders
 from lightbed.callbacks.chance import StepSeed
 from lightbed.callbacks.checkpoint import Checkpoints
+from lightbed.callbacks.epoch_start import EpochStart
+from lightbed.callbacks.finite import Finite
 from lightbed.callbacks.progress import Progress
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.monitor import mode_of
+from lightbed.runs import memory
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
 from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
 from lightbed.runs.record import Record, point_latest
-from lightbed.runs.resume import Resumed, alone, own_config, read_record
 from lightbed.runs.results import show_results, write_metrics
+from lightbed.runs.resume import Resumed, alone, own_config, read_record
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 
@@ -43,7 +46,8 @@ def train(cfg: DictConfig) -> float | None:
     """
     config = build.resolve(cfg)
     with sigterm_stops():
-        if config.pop("resume") is not None:
+        resume, _ = config.pop("resume"), config.pop("trust")
+        if resume is not None:
             return go_on(cfg)
         with Record.of_job(config, "train") as record, alone(record.folder):
             if "parent" in record.content:
@@ -70,13 +74,27 @@ def go_on(cfg: DictConfig) -> float | None:
             say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
             final: dict[str, float] = json.loads((folder / "metrics.json").read_text())
             return final.get(config["task"]["monitor"])
-        with Resumed(folder, config, before["global_step"]) as record:
+        record = Resumed(folder, config, before["global_step"])
+        with record:
             if record.differences:
                 say(f"the last bits may differ, for the run goes on with {', '.join(record.differences)}")
             return run(config, record, last if last.is_file() else None, before["global_step"])
 
 
 def run(config: build.Config, record: Record, last: Path | None = None, since: int | None = None) -> float | None:
+    """`run_once`, and again in smaller batches where it ran out of memory and `trainer.batch_size_on_oom` says so."""
+    while True:
+        try:
+            return run_once(config, record, last, since)
+        except memory.OutOfMemoryError as error:
+            config = memory.halved(error, config, record)
+        memory.free()  # the error, which held the failed step, is gone here
+        start = record.folder / "checkpoints" / "last.ckpt"
+        last = start if start.is_file() else None
+        since = read_checkpoint(start)["global_step"] if last else 0
+
+
+def run_once(config: build.Config, record: Record, last: Path | None, since: int | None) -> float | None:
     """Build everything, fit, test, and write the results into the record's folder.
 
     Args:
@@ -114,12 +132,14 @@ def run(config: build.Config, record: Record, last: Path | None = None, since: i
     epochs = trainer.max_epochs
     if epochs:
         skip_empty_hooks(trainer, task)
-        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        with memory.told(trainer, data):
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    metrics = evaluate(config, trainer, task, data)
+    with memory.told(trainer, data):
+        metrics = evaluate(config, trainer, task, data)
     final = write_metrics(folder, metrics, tested_epoch(trainer))
     show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
     for logger in trainer.loggers:
@@ -152,11 +172,15 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
     check_devices(config["trainer"])
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
-    callbacks: list[Callback] = [StepSeed(config["seed"])]
-    for name, settings in config["callbacks"].items():
-        if settings is not None:
+    settings = dict(config["trainer"])
+    callbacks: list[Callback] = [StepSeed(config["seed"]), Finite(settings.pop("nan", "stop")), memory.Place()]
+    out_of_memory = one_of(settings.pop("batch_size_on_oom", "stop"), ("stop", "halve"), "trainer.batch_size_on_oom")
+    for name, part in config["callbacks"].items():
+        if part is not None:
             where = f"callbacks.{name}"
-            callbacks.append(build.make(build.fill_auto(settings, {"mode": mode}, where), where))
+            callbacks.append(build.make(build.fill_auto(part, {"mode": mode}, where), where))
+    if out_of_memory == "halve":
+        callbacks.append(EpochStart())  # after the checkpoints, so that it knows of the best one
     history = History(folder)
     loggers: list[Any] = [history]
     if config["logger"]["tensorboard"]:
@@ -173,7 +197,7 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         )
     profiler = {} if config["trainer"].get("profiler") else {"profiler": NoProfiler()}
     trainer: L.Trainer = build.make(
-        config["trainer"],
+        settings,
         "trainer",
         **profiler,
         default_root_dir=str(folder),

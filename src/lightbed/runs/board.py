@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightbed.folders import run_name
+from lightbed.runs.record import writing
 
 Scalar = str | bool | int | float
 
@@ -55,7 +56,8 @@ class Board(TensorBoardLogger):
         """All values of an epoch, at its step; learning rates go to the training charts."""
         values = {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
         staged = {name if name.startswith(("train/", "val/")) else f"train/{name}": v for name, v in values.items()}
-        super().log_metrics(staged, int(row["step"]))
+        with writing(Path(self.log_dir)):
+            super().log_metrics(staged, int(row["step"]))
 
     @rank_zero_only
     def log_picture(self, name: str, image: Any, step: int) -> None:

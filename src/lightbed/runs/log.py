@@ -2,10 +2,12 @@
 
 import logging
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,8 +42,15 @@ class LogFile(logging.FileHandler):
         super().handleError(record)
 
 
+def _thread_ended(fault: Any) -> None:
+    """A line for a thread that ended, e.g. TensorBoard's writer on a full disk; whoever needs it is told by it."""
+    with suppress(Exception):
+        _log.error("%s ended: %s: %s", fault.thread.name, fault.exc_type.__name__, fault.exc_value)
+
+
 def open_log(folder: Path) -> logging.Handler:
     """Write all log records and warnings from now on to `folder/log.txt`; close with `close_log`."""
+    threading.excepthook = _thread_ended
     handler = LogFile(folder / "log.txt", delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
@@ -60,6 +69,7 @@ def close_log(handler: logging.Handler) -> None:
     """Stop writing to the run's log."""
     logging.getLogger().removeHandler(handler)
     logging.captureWarnings(False)
+    threading.excepthook = threading.__excepthook__
     with suppress(OSError):  # what a full disk did not take is told already
         handler.close()
 
