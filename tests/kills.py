@@ -192,10 +192,11 @@ def campaign(root: Path, kills: int, writes: int, processes: int, seed: int) -> 
         words = [*CONFIGURATIONS[name], *ballast]
         if name not in whole:
             since = time.monotonic()
-            line = [*WORDS, *words, f"hydra.run.dir={root / name.replace(' ', '_')}", f"paths.outputs={root}"]
+            place = root / f"whole{len(whole)}"
+            line = [*WORDS, *words, f"hydra.run.dir={place}", f"paths.outputs={root}"]
             if finish(start([w for w in line if N_STEPS not in w], root / "whole.log", processes), at(600)):
                 raise RuntimeError(f"{name} takes longer than ten minutes")
-            seconds[name], whole[name] = time.monotonic() - since, result(root / name.replace(" ", "_"))
+            seconds[name], whole[name] = time.monotonic() - since, result(place)
         folder = root / f"run{sum(runs.values())}"
         count += chain(words, folder, writing(folder) if writes else sometime(seconds[name]), processes)
         runs[name] += 1
