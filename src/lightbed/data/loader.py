@@ -37,7 +37,7 @@ class Loader(DataLoader[Batch]):
     def _watched(self) -> Iterator[Batch]:
         keys: list[Any] = list(self.batch_sampler)  # type: ignore[arg-type]
         given = deaths = 0
-        batches = super().__iter__()
+        batches: Iterator[Batch] = super().__iter__()
         while True:
             _unset_handler()
             try:
