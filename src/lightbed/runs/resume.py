@@ -100,9 +100,11 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
         check_config(config, str(folder / "config.yaml"))
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
-        if key in _OF_RUN or word in given:
+        if key in _OF_RUN:
             continue
         if not any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE):
+            if word in given:  # the run's own command, typed again
+                continue
             raise UserError(
                 f"{word}: resume goes on with the run's own configuration, of which only {', '.join(CHANGEABLE)} "
                 "can change; without resume it is a new run"
@@ -119,7 +121,7 @@ def _changed(config: Config, key: str, new: Any) -> Config:
         old, node = old.get(name) or {}, node[name]
     if last not in old:
         raise UserError(f"{key} is not in the run's configuration: it cannot be changed when it is resumed")
-    if key == "trainer.max_epochs":
+    if key == "trainer.max_epochs" and old[last] != node[last]:
         _check_end(config)
     if parents == ["paths"] and old[last] != node[last]:
         config = moved(config, {old[last]: str(node[last])})
