@@ -1,5 +1,6 @@
 """The two checkpoints of a run: last.ckpt to go on from, to the same bits, and best.ckpt to use."""
 
+import math
 import shlex
 import signal
 import time
@@ -168,9 +169,10 @@ class Checkpoints(Checkpoint):
             if trainer.world_size > 1:
                 states = [None] * trainer.world_size
                 torch.distributed.all_gather_object(states, metric_states(pl_module))
+        batches = trainer.num_training_batches
         checkpoint["position"] = {
             "processes": trainer.world_size,
-            "batches": trainer.num_training_batches,
+            "batches": batches if math.isfinite(batches) else None,  # None, too, where nothing was trained
             "metrics": states,  # of each process
         }
         if self.in_epoch and self.validating:
@@ -189,7 +191,7 @@ class Checkpoints(Checkpoint):
             UserError: they have not.
         """
         for name, now in (("processes", trainer.world_size), ("batches", trainer.num_training_batches)):
-            if position[name] != now:
+            if position[name] not in (None, now):
                 where = "" if name == "processes" else " an epoch"
                 raise UserError(
                     f"the run had {position[name]} {name}{where}, now there are {now}: it cannot go on to the same "

@@ -69,8 +69,8 @@ def go_on(cfg: DictConfig) -> float | None:
     with alone(folder):
         config = own_config(folder, cfg, list(hydra.overrides.task))
         last = folder / "checkpoints" / "last.ckpt"
-        before = read_checkpoint(last) if last.is_file() else {"epoch": 0, "global_step": 0}
-        if read_record(folder).get("status") == "done" and before["epoch"] + 1 >= config["trainer"]["max_epochs"]:
+        before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
+        if read_record(folder).get("status") == "done" and not longer(config, before):
             say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
             final: dict[str, float] = json.loads((folder / "metrics.json").read_text())
             return final.get(config["task"]["monitor"])
@@ -79,6 +79,14 @@ def go_on(cfg: DictConfig) -> float | None:
             if record.differences:
                 say(f"the last bits may differ, for the run goes on with {', '.join(record.differences)}")
             return run(config, record, last if last.is_file() else None, before["global_step"])
+
+
+def longer(config: build.Config, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run is to train for more epochs than its checkpoint says."""
+    if "lightbed" not in checkpoint:
+        return True
+    then = json.loads(checkpoint["lightbed"]["config_json"])
+    return bool(config["trainer"]["max_epochs"] > then["trainer"]["max_epochs"])
 
 
 def run(config: build.Config, record: Record, last: Path | None = None, since: int | None = None) -> float | None:
