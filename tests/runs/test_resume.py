@@ -189,6 +189,11 @@ def test_a_finished_run_has_nothing_to_resume_but_more_epochs(
     assert resume(folder, "trainer.max_epochs=3") == whole(())
 
 
+def test_an_untrained_network_trains_on(tmp_path: Path, whole: Any) -> None:
+    folder = stopped(tmp_path / "run", "trainer.max_epochs=0", code=0)
+    assert resume(folder, "trainer.max_epochs=3") == whole(())
+
+
 def test_what_has_changed_is_said_and_the_run_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path / "run", kill("batch", 9))
     record = json.loads((folder / "run.json").read_text())
