@@ -57,7 +57,10 @@ class Board(TensorBoardLogger):
         values = {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
         staged = {name if name.startswith(("train/", "val/")) else f"train/{name}": v for name, v in values.items()}
         with writing(Path(self.log_dir)):
-            super().log_metrics(staged, int(row["step"]))
+            try:
+                super().log_metrics(staged, int(row["step"]))
+            except ValueError as error:  # Lightning's word for whatever happens there
+                raise error.__cause__ or error from None
 
     @rank_zero_only
     def log_picture(self, name: str, image: Any, step: int) -> None:

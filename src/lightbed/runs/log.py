@@ -75,8 +75,17 @@ def close_log(handler: logging.Handler) -> None:
 
 
 def say(text: str) -> None:
-    """A line to the terminal and to log.txt."""
-    print(text, flush=True)
+    """A line to the terminal and to log.txt.
+
+    Raises:
+        RunError: the output goes into a file, and its disk is full.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to the standard output: {error.strerror or error}") from error
     _log.info(text)
 
 
