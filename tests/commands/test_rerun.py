@@ -15,8 +15,10 @@ from PIL import Image
 
 import fakes
 from lightbed.cli import main
+from lightbed.commands.rerun import first_settings
 from lightbed.runs.differences import compare_results, surroundings, weights_digest
 from lightbed.runs.history import read_history, write_history
+from lightbed.runs.memory import with_sizes
 
 TINY = ["model.channels=[4,8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "callbacks.pictures=null"]
 
@@ -119,6 +121,18 @@ def test_what_is_different_between_then_and_now_is_told(photos: Path, tmp_path: 
     assert machine.startswith("machine: threads 7 then, 2 now; isa AVX2 then, ")
     assert "gpus Tesla then, none now" in machine
     assert "MKL_CBWR AVX2 then, not said now" in machine
+
+
+def test_a_run_that_ran_out_of_memory_begins_again_as_it_began() -> None:
+    now = {"batch_size": 16, "eval_batch_size": 64, "accumulate_grad_batches": 4, "limit_train_batches": 40}
+    first = {"batch_size": 64, "eval_batch_size": 64, "accumulate_grad_batches": 1, "limit_train_batches": 10}
+    config = with_sizes({"seed": 1, "data": {"channels": 3}, "trainer": {"precision": "32-true"}}, now)
+    assert config["data"] == {"channels": 3, "batch_size": 16, "eval_batch_size": 64}
+    halved = [{"epoch": 2, "before": first, "after": {}}, {"epoch": 3, "before": {}, "after": now}]
+    again = first_settings(config, {"out_of_memory": halved})
+    assert again == with_sizes(config, first)
+    assert again["trainer"] == {"precision": "32-true", "accumulate_grad_batches": 1, "limit_train_batches": 10}
+    assert first_settings(config, {}) == config
 
 
 def changed_row(folder: Path) -> None:

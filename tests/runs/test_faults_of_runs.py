@@ -259,7 +259,11 @@ def filled(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize(
     ("room", "named", "logger"),
-    [(8_000, "last.ckpt|best.ckpt", "csv"), (500, "metrics.csv|log.txt|standard output", "csv"), (500, "run|standard output", "tensorboard")],
+    [
+        (8_000, "last.ckpt|best.ckpt", "csv"),
+        (500, "metrics.csv|log.txt|standard output", "csv"),
+        (500, "run|standard output", "tensorboard"),
+    ],
 )
 def test_a_disk_that_fills_up_ends_the_run_in_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], limited: None, room: int, named: str, logger: str

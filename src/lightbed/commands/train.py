@@ -28,6 +28,7 @@ from lightbed.monitor import mode_of
 from lightbed.runs import memory
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
 from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
@@ -131,6 +132,8 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     size = data.facts()["image_size"]
     task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)
     contents = data.contents()
+    if since and (changed := changed_files(known_files(folder), contents.hashes)):
+        say(f"the run goes on with other files of data than it began with: {changed}")
     record.write_data({**describe(data), "fingerprint": contents.summary()}, contents.hashes)
     say(f"{config['name']} in {folder}" + ("" if since is None else f" goes on after step {since:,}"))
 

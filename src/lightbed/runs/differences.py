@@ -151,14 +151,24 @@ def data_line(then: Path, now: Path) -> str:
     old, new = ((_json(folder / "run.json").get("data") or {}) for folder in (then, now))
     if not new or (old.get("fingerprint") or {}).get("sha256") == (new.get("fingerprint") or {}).get("sha256"):
         return ""
-    one, other = (read_listing(f) if (f := folder / "data.sha256").is_file() else {} for folder in (then, now))
+    told = changed_files(known_files(then), known_files(now))
+    return f"data: {told or 'another fingerprint, but no file of it is known'}"
+
+
+def known_files(folder: Path) -> dict[str, str]:
+    """The hashes of the data's files that a run folder holds, by path; none for embedded data."""
+    file = folder / "data.sha256"
+    return read_listing(file) if file.is_file() else {}
+
+
+def changed_files(one: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """Names of files that were changed, that are missing and that are new, of hashes by path; empty where none is."""
     found = {
         "changed": [name for name in one if name in other and one[name] != other[name]],
         "missing": [name for name in one if name not in other],
         "new": [name for name in other if name not in one],
     }
-    parts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in found.items() if names]
-    return f"data: {', '.join(parts) or 'another fingerprint, but no file of it is known'}"
+    return ", ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in found.items() if names)
 
 
 def _some(names: list[str], gap: str = ", ") -> str:
