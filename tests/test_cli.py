@@ -201,7 +201,7 @@ def bash(tmp_path_factory):
 
 def test_the_tab_key(bash):
     lines = {
-        "lightbed ": {"train", "test", "predict", "report", "--help", "--version"},
+        "lightbed ": {"train", "test", "predict", "rerun", "report", "--help", "--version"},
         "lightbed tr": {"train"},
         "lightbed train exp": {"experiment="},
         "lightbed train optimizer=": {"optimizer=adam", "optimizer=adamw", "optimizer=rmsprop", "optimizer=sgd"},
@@ -209,6 +209,7 @@ def test_the_tab_key(bash):
         "lightbed train optimizer=sgd optimizer.mo": {"optimizer.momentum="},
         "lightbed train --cfg ": {"job", "all", "hydra"},
         "lightbed train --multi": {"--multirun"},
+        "lightbed rerun tr": {"trust="},
         "lightbed test run=outputs/": {"run=outputs/mine/"},
         "lightbed unknown x": set(),
     }

@@ -126,3 +126,42 @@ def test_all_jobs_of_a_multirun_lie_in_one_folder(tmp_path):
 )
 def test_titles(folder, name):
     assert folders.run_name(Path(folder)) == name
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="only Linux has a folder that nobody may write into")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["paths.outputs=/sys/kernel"], "cannot create a run folder in /sys/kernel/classifier: "),
+        (["hydra.run.dir=/sys/kernel"], "cannot write into the run folder /sys/kernel: "),
+    ],
+)
+def test_a_read_only_place_is_told_in_one_line(words, told, tmp_path, capfd, monkeypatch):
+    from lightbed.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    message = capfd.readouterr().err.strip()
+    assert message.startswith(f"lightbed: {told}")
+    assert message.endswith("set paths.outputs")
+    assert len(message.splitlines()) == 1
+
+
+def test_outputs_may_be_a_link(tmp_path, monkeypatch):
+    """The run lies where the link points to, `latest` is right on both ways, and commands take either."""
+    from lightbed.cli import main
+    from lightbed.runs.load import find_checkpoint
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    quick = ["trainer.max_epochs=0", "trainer.accelerator=cpu", "test=none", "logger=csv", "model.channels=[4]"]
+    assert main(["train", *quick]) == 0
+    latest = tmp_path / "outputs" / "latest"
+    assert latest.resolve().parent == tmp_path / "disk" / "classifier"
+    for folder in (latest, tmp_path / "disk" / "latest"):
+        assert find_checkpoint(folder).samefile(latest.resolve() / "checkpoints" / "last.ckpt")
+    (tmp_path / "outputs" / "classifier").rename(tmp_path / "elsewhere")
+    (tmp_path / "outputs" / "classifier").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert main(["train", *quick]) == 0
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2

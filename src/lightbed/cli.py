@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightbed.catalogue import conf_dir
-from lightbed.errors import UserError, nearest
+from lightbed.errors import RunError, UserError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a model, test its best checkpoint, draw pictures",
     "test": "evaluate a run or checkpoint, also on another data set",
     "predict": "what a run sees in images: JSON lines and drawn pictures",
+    "rerun": "repeat a run from its folder alone and compare, to the bit",
     "report": "one table and plots over many runs",
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -46,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         return _say(error)
+    except RunError as error:
+        _say(error)
+        return FAILED
     except KeyboardInterrupt:
         print("lightbed: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -115,7 +119,7 @@ def run_hydra(command: str, words: list[str]) -> int:
             preflight.check(line)
         with _hydra_arguments(line) as original:
             _compose_and_run(line, original, failures)
-    except UserError:
+    except (UserError, RunError):
         raise
     except Exception as error:
         told = faults.explain(error, line)
@@ -193,11 +197,14 @@ def _tell(command: str, failure: Failure) -> None:
         print(f"lightbed: {name}{faults.one_line(mistake)}", file=sys.stderr)
         return
     log = failure.folder / "log.txt"
-    if not log.is_file():
+    if not log.is_file() and not isinstance(failure.error, RunError):
         traceback.print_exception(failure.error)
     kind, reason = type(failure.error).__name__, faults.one_line(failure.error)
     where = f" (traceback in {log})" if log.is_file() else ""
-    print(f"lightbed: {name}{command} failed: {kind}: {reason}{where}", file=sys.stderr)
+    if isinstance(failure.error, RunError):
+        print(f"lightbed: {name}{reason}", file=sys.stderr)
+    else:
+        print(f"lightbed: {name}{command} failed: {kind}: {reason}{where}", file=sys.stderr)
 
 
 def _summarise(command: str) -> None:

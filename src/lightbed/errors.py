@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The two errors that are told in one line: bad input, and a fault of the run."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,13 @@ class UserError(ValueError):
 
     The message is one line: what is wrong, where, and how to mend it. The command line prints it without a traceback
     and ends with exit code 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A fault that ends a run and that its message explains in one line: a full disk, a loss that is no number.
+
+    The command line prints it without its kind and ends with exit code 1; the traceback stands in the run's log.txt.
     """
 
 

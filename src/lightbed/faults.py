@@ -39,6 +39,9 @@ def users_mistake(error: BaseException) -> UserError | None:
     for link in chain:
         kinds = {kind.__name__ for kind in type(link).__mro__}  # by name: neither library is imported for it
         if kinds & {"MisconfigurationException", "OmegaConfBaseException"}:
+            resolver = re.search(r"UserError raised while resolving interpolation: (.+)", str(link))
+            if resolver:  # one of ours said it; OmegaConf keeps no more than its words
+                return UserError(resolver[1])
             key = getattr(link, "full_key", None)
             return UserError(f"{f'{key}: ' if key else ''}{_reason(link)}")
     return None

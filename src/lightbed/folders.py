@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ _dry: list[bool] = [False]
 
 
 def register(overrides: Sequence[str], *, dry: bool = False) -> None:
-    """Register the resolvers `new_folder`, `sweep_folder` and `job_name` for one command line.
+    """Register the resolvers `new_folder`, `run_folder`, `sweep_folder` and `job_name` for one command line.
 
     Args:
         overrides: the command line's key=value.
@@ -32,6 +33,7 @@ def register(overrides: Sequence[str], *, dry: bool = False) -> None:
     _varying[:] = _swept(overrides)
     _dry[:] = [dry]
     OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
     OmegaConf.register_new_resolver("sweep_folder", _one_folder, replace=True)
     OmegaConf.register_new_resolver("job_name", _job_name, replace=True)
 
@@ -55,6 +57,36 @@ def new_folder(parent: str) -> str:
         except OSError as error:
             raise UserError(f"cannot create a run folder in {base}: {error.strerror}; set paths.outputs") from error
     return _made[parent]
+
+
+def _run_folder(resume: str | None, parent: str) -> str:
+    """The folder of a run that goes on, or a new one: also where there is no such run, which the command will say."""
+    with suppress(UserError):
+        if resume is not None:
+            return str(find_run(resume))
+    return new_folder(parent)
+
+
+def find_run(resume: str) -> Path:
+    """The folder of RUN, where that is to go on: a run folder or its last.ckpt.
+
+    Raises:
+        UserError: it is neither.
+    """
+    path = Path(resume).expanduser()
+    if path.is_file():
+        if path.name != "last.ckpt" or not (path.parent.parent / "config.yaml").is_file():
+            raise UserError(f"resume={resume}: a run goes on from last.ckpt in its own folder; give that folder")
+        path = path.parent.parent
+    if not path.exists():
+        raise UserError(f"resume={resume} does not exist: give a run folder")
+    if not (path / "config.yaml").is_file() or not (path / "run.json").is_file():
+        jobs = sorted(
+            child.name for child in path.iterdir() if (child / "run.json").is_file() and not child.is_symlink()
+        )
+        hint = f"it holds several; choose one: {', '.join(jobs[:5])}" if jobs else "it has no run.json"
+        raise UserError(f"resume={resume} is no run folder: {hint}")
+    return path.resolve()
 
 
 def discard_empty() -> None:

@@ -104,7 +104,7 @@ def test_facts_and_class_counts():
 
 
 def test_embedded_data_has_a_fingerprint_without_files(tmp_path):
-    assert opened(cache_dir=tmp_path).fingerprint() == {"files": 0, "bytes": 0, "sha256": None}
+    assert opened(cache_dir=tmp_path).fingerprint() == {"root": None, "files": 0, "bytes": 0, "sha256": None}
 
 
 class Seen(L.LightningModule):

@@ -56,7 +56,7 @@ def test_keeps_the_contract(drawn):
         for key in data.holds:
             assert len(target[key]) == len(images)
             check_target(key, target[key], facts, shape)
-    assert set(data.fingerprint()) == {"files", "bytes", "sha256"}
+    assert set(data.fingerprint()) == {"root", "files", "bytes", "sha256"}
     normalised = data.preprocess(images)
     assert normalised.dtype == torch.float32
     assert normalised.shape == images.shape

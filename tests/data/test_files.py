@@ -1,12 +1,14 @@
 """Finding images, and fingerprints of what files hold."""
 
+import json
 import os
+import subprocess
 import time
 
 import pytest
 
 import fakes
-from lightbed.data.files import find_images, fingerprint
+from lightbed.data.files import contents, find_images, read_listing, write_listing
 from lightbed.errors import UserError
 
 
@@ -17,6 +19,11 @@ def root(tmp_path):
 
 def files(root):
     return sorted(root.rglob("*.png"))
+
+
+def fingerprint(paths, index_folder):
+    found = contents(paths, index_folder).summary()
+    return {name: found[name] for name in ("files", "bytes", "sha256")}
 
 
 def test_images_are_found_in_the_order_of_their_paths(root):
@@ -67,14 +74,62 @@ def test_the_index_changes_nothing(root, tmp_path, place):
     assert fingerprint(files(root), tmp_path / place) == first
 
 
+def index(tmp_path):
+    return next(tmp_path.glob("cache/fingerprints/*.json"))
+
+
 def test_second_use_reads_no_contents(root, tmp_path):
+    time.sleep(0.15)  # files that changed a moment ago are not trusted
+    fingerprint(files(root), tmp_path / "cache")
+    lies = {name: [*entry[:3], "0" * 64] for name, entry in json.loads(index(tmp_path).read_text()).items()}
+    assert len(lies) == 9
+    index(tmp_path).write_text(json.dumps(lies))
+    assert set(contents(files(root), tmp_path / "cache").hashes.values()) == {"0" * 64}
+    assert "0" * 64 not in contents(files(root), tmp_path / "new").hashes.values()
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(root, tmp_path):
+    """As tar, rsync and cp -p make them."""
+    time.sleep(0.15)
     first = fingerprint(files(root), tmp_path / "cache")
     path = root / "plum" / "plum_000.png"
     state = path.stat()
     path.write_bytes(b"\0" * state.st_size)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # looks unchanged
-    assert fingerprint(files(root), tmp_path / "cache") == first
-    assert fingerprint(files(root), tmp_path / "new")["sha256"] != first["sha256"]
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert fingerprint(files(root), tmp_path / "cache")["sha256"] != first["sha256"]
+
+
+def test_two_changes_at_once_are_both_seen(root, tmp_path):
+    path = root / "plum" / "plum_000.png"
+    seen = set()
+    for number in range(20):
+        path.write_bytes(bytes([number]) * 100)
+        seen.add(fingerprint(files(root), tmp_path / "cache")["sha256"])
+    assert len(seen) == 20
+
+
+def test_a_file_that_is_gone_or_closed_is_counted_and_has_no_hash(root, tmp_path):
+    there = files(root)
+    there[0].unlink()
+    found = contents(there, tmp_path / "cache")
+    assert (len(found.hashes), found.missing) == (8, 1)
+    assert found.summary()["files"] == 9
+
+
+def test_the_listing_is_that_of_sha256sum(tmp_path):
+    names = ["a.png", "sub/b c.png", "back\\slash.png", "line\nbreak.png", "stra\u00dfe.png", os.fsdecode(b"\xff.png")]
+    for number, name in enumerate(names):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(bytes([number]))
+    found = contents([tmp_path / "data" / name for name in names], tmp_path / "cache")
+    assert sorted(found.hashes) == sorted(names)
+    write_listing(found.hashes, tmp_path / "data.sha256")
+    assert read_listing(tmp_path / "data.sha256") == found.hashes
+    check = ["sha256sum", "-c", "--strict", "--quiet", "../data.sha256"]
+    subprocess.run(check, cwd=tmp_path / "data", check=True, capture_output=True)
+    (tmp_path / "data.sha256").write_text("no listing\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_listing(tmp_path / "data.sha256")
 
 
 def test_many_files_are_quick_on_second_use(tmp_path):
@@ -82,7 +137,8 @@ def test_many_files_are_quick_on_second_use(tmp_path):
     paths = [tmp_path / "many" / f"{i}.png" for i in range(5000)]
     for path in paths:
         path.touch()
+    time.sleep(0.15)
     fingerprint(paths, tmp_path / "cache")
     start = time.process_time()
     fingerprint(paths, tmp_path / "cache")
-    assert time.process_time() - start < 0.5  # a second for 10,000
+    assert time.process_time() - start < 0.25  # half a second for 10,000

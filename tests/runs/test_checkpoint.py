@@ -123,6 +123,14 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
             edited(run, file, format=None)
         case "no classes":
             edited(run, file, classes=[])
+        case "other task":
+            edited(run, file, task="segmenter")
+        case "no config":
+            edited(run, file, config_json="{")
+        case "half a config":
+            edited(run, file, config_json=json.dumps({"model": config["model"], "task": config["task"]}))
+        case "other preprocessing":
+            edited(run, file, preprocess={"colours": "warm"})
         case "other classes":
             config["model"]["num_classes"] = 7
             edited(run, file, config_json=json.dumps(config), classes=list("abcdefg"))
@@ -142,6 +150,10 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
         "newer": "format 99.*up to 1",
         "no format": "format None",
         "no classes": "lacks classes",
+        "other task": "is of a segmenter, but its own config builds a classifier",
+        "no config": "its config cannot be read",
+        "half a config": "its config lacks data, trainer, paths, threads",
+        "other preprocessing": "preprocessing what this Lightbed does not know",
         "other classes": r"do not fit.*\[10, 16\]",
         "other layers": "do not fit",
         "missing": "does not exist",

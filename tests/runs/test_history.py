@@ -3,6 +3,7 @@
 import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +66,22 @@ def test_a_repeated_epoch_replaces_its_row_and_those_after_it(tmp_path: Path) ->
     assert [(row["epoch"], row["train/loss"]) for row in rows] == [(0, 1.0), (1, 0.5), (2, 7.0)]
 
 
+def test_a_resumed_run_takes_out_what_is_newer_than_its_checkpoint(tmp_path: Path) -> None:
+    first = History(tmp_path)
+    for epoch in range(4):
+        log_epoch(first, epoch)
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4,50,0.1")  # cut off by a full disk
+    second = History(tmp_path)
+    second.load_state_dict({"seconds": 30.0})
+    second.on_train_start(SimpleNamespace(current_epoch=2), None)
+    assert [row["epoch"] for row in read_history(tmp_path / "metrics.csv")] == [0, 1]
+    log_epoch(second, 2)
+    rows = read_history(tmp_path / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert 30 <= rows[-1]["seconds"] < 60, "the time before the kill counts"
+
+
 @given(bits=st.integers(0, 2**32 - 1))
 def test_float32_values_come_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, bits: int) -> None:
     value = struct.unpack("f", struct.pack("I", bits))[0]
@@ -86,7 +103,7 @@ def test_seconds_sum_up_to_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     clock = iter([0.0, 100.0, 103.5, 110.0])
     monkeypatch.setattr("lightbed.runs.history.time.monotonic", lambda: next(clock))
     history = History(tmp_path)  # at 0
-    history.on_train_start(None, None)  # at 100
+    history.on_train_start(SimpleNamespace(current_epoch=0), None)  # at 100
     log_epoch(history, 0)
     log_epoch(history, 1)
     assert [row["seconds"] for row in read_history(tmp_path / "metrics.csv")] == [3.5, 6.5]

@@ -18,7 +18,8 @@ from lightbed import build
 from lightbed.cli import main
 from lightbed.errors import UserError
 from lightbed.runs.load import load_run
-from lightbed.runs.record import Record, git_state, point_latest
+from lightbed.runs.provenance import git_state, packages, versions
+from lightbed.runs.record import Record, point_latest
 from lightbed.sweeps.collect import read_run
 
 
@@ -106,28 +107,81 @@ def test_latest_links_to_the_newest(tmp_path: Path) -> None:
     point_latest(tmp_path / "task" / "two", tmp_path / "gone")  # nothing to link in, nothing raised
 
 
-def test_an_uncommitted_difference_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree, run = tmp_path / "tree", tmp_path / "run"
-    run.mkdir()
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory is a checkout with one commit."""
+    tree = tmp_path / "tree"
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert git_state(run) is None, "no checkout"
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    tree.mkdir()
+    (tree / "sub").mkdir(parents=True)
     (tree / "model.py").write_text("width = 1\n")
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], cwd=tree, check=True)
-    monkeypatch.chdir(tree)
-    state = git_state(run)
+    monkeypatch.chdir(tree / "sub")
+    return tree
+
+
+def test_an_uncommitted_difference_is_kept_and_can_be_applied(checkout: Path, tmp_path: Path) -> None:
+    """Changed and new files, also ones that are no UTF-8, and whatever colours and tools a user's git has."""
+    state, diff = git_state()
     assert state is not None
     assert len(state["commit"]) == 40
-    assert not state["changed"]
-    assert not (run / "uncommitted.diff").exists()
-    (tree / "model.py").write_text("width = 2\n")
-    state = git_state(run)
-    assert state is not None
-    assert state["changed"]
-    assert "+width = 2" in (run / "uncommitted.diff").read_text()
+    assert (state["changed"], diff) == (False, b"")
+    subprocess.run(["git", "config", "color.ui", "always"], check=True)
+    subprocess.run(["git", "config", "diff.external", "false"], check=True)
+    subprocess.run(["git", "config", "diff.noprefix", "true"], check=True)
+    (checkout / "model.py").write_bytes(b"width = 2  # \xe9\n")
+    (checkout / "sub" / "net.py").write_text("depth = 3\n")
+    (checkout / "photo.jpg").write_bytes(b"no code")
+    (checkout / ".gitignore").write_text("secret.py\n")
+    (checkout / "secret.py").write_text("ignored = True\n")
+    with record(tmp_path / "run"):
+        pass
+    assert said(tmp_path / "run")["git"] == {"commit": state["commit"], "changed": True}
+    kept = (tmp_path / "run" / "uncommitted.diff").read_bytes()
+    assert b"photo" not in kept
+    assert b"secret" not in kept
+    again = tmp_path / "again"
+    subprocess.run(["git", "clone", "-q", str(checkout), str(again)], check=True)
+    subprocess.run(["git", "apply", "-"], cwd=again, input=kept, check=True)
+    for name in ("model.py", "sub/net.py"):
+        assert (again / name).read_bytes() == (checkout / name).read_bytes()
+
+
+def test_no_checkout_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert git_state() == (None, b"")
+    with record(tmp_path / "run"):
+        pass
+    assert said(tmp_path / "run")["git"] is None
+
+
+def test_all_packages_are_listed_with_the_versions_that_are_imported(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    listed = dict(line.split("==") for line in packages())
+    for name in ("torch", "torchvision", "numpy", "pyyaml", "omegaconf", "scikit-learn"):
+        assert listed[name] == version(name), name
+    with record(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run" / "packages.txt").read_text().split() == packages()
+
+
+def test_the_record_is_what_the_design_lists(digits_run: Path) -> None:
+    content = said(digits_run)
+    assert content.keys() >= {
+        *("kind", "command", "status", "start", "seconds", "seed", "threads", "process", "versions", "hardware"),
+        *("variables", "git", "code", "choices", "data"),
+    }
+    assert content["versions"] == versions()
+    assert content["hardware"].keys() == {"system", "cpu", "isa", "cores", "gpus"}
+    assert len(content["code"]) == 64
+    assert content["data"].keys() == {"images", "classes", "skipped", "skipped_files", "fingerprint"}
+    assert {"config.yaml", "overrides.yaml", "packages.txt", "metrics.csv", "metrics.json", "log.txt"} <= {
+        path.name for path in digits_run.iterdir()
+    }
 
 
 def test_jobs_of_a_multirun_name_it_and_what_their_groups_chose(tmp_path: Path) -> None:
@@ -155,7 +209,7 @@ def test_a_stopped_process_says_so(tmp_path: Path, number: int, code: int, statu
     command = [sys.executable, "-m", "lightbed", "train", "trainer.max_epochs=1000", "trainer.accelerator=cpu"]
     process = subprocess.Popen([*command, f"hydra.run.dir={folder}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     for _ in range(600):
-        if (folder / "metrics.csv").is_file():
+        if (folder / "checkpoints" / "last.ckpt").is_file():
             break
         time.sleep(0.1)
     process.send_signal(number)

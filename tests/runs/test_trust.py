@@ -1,14 +1,24 @@
 """Configs from somebody else's file: what is refused, without running or importing it, and what is not."""
 
+import functools
+import json
+import os
+import pickle
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 from torch import nn
 
+from lightbed.cli import main
 from lightbed.errors import UserError
-from lightbed.runs.trust import check_targets
+from lightbed.runs.trust import check_config, check_targets
 
 CONF = Path(__file__).parents[2] / "conf"
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if path.stem not in ("timm", "custom"))
@@ -81,6 +91,148 @@ def test_evil_configs_are_refused_and_nothing_runs(
     assert not list(tmp_path.iterdir()), "nothing was written"
     assert not {"this", "timm", "hydra.utils"} & set(sys.modules), "nothing foreign was imported"
     assert capfd.readouterr().out == ""
+
+
+# -- whole files: nothing in them is run, whatever command opens them --------------------------------------------------
+
+SHELL = {"_target_": "os.system", "_args_": ["touch {}"]}
+PLACES = {
+    "the model": ("model", SHELL),
+    "a layer": ("model", {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.ReLU"}, SHELL]}),
+    "the loss": ("task.loss", SHELL),
+    "a metric": ("task.metrics", {"harm": {"_target_": "torch.hub.load", "_args_": ["{}", "x"], "source": "local"}}),
+    "the optimizer": ("optimizer", {**SHELL, "_partial_": True}),
+    "an optimizer's argument": ("optimizer.params", SHELL),
+    "the schedule": ("scheduler.build", SHELL),
+    "the data": ("data", {"_target_": "torchvision.datasets.FakeData", "transform": SHELL}),
+    "the data's argument": ("data.root", SHELL),
+    "a transform": ("data.transform", SHELL),
+    "a transform that calls": ("data.transform", {"_target_": "torchvision.transforms.v2.Lambda", "lambd": SHELL}),
+    "an augmentation": ("augment.batch", {"harm": SHELL}),
+    "a callback": ("callbacks.harm", SHELL),
+    "a callback of Lightning": ("callbacks.harm", {"_target_": "lightning.pytorch.callbacks.LambdaCallback"}),
+    "another trainer": ("trainer._target_", "os.system"),
+    "the trainer's plugins": ("trainer.plugins", [SHELL]),
+    "the trainer's logger": ("trainer.logger", {"_target_": "builtins.exec", "_args_": ["open('{}', 'w')"]}),
+    "an unknown key": ("anything", [[{"deep": SHELL}]]),
+    "a reference": ("seed", "${oc.env:HOME}"),
+    "a reference in a path": ("paths.outputs", "${oc.decode:${oc.env:HOME}}"),
+    "a reference that composes a name": ("model._target_", "${oc.select:name}.system"),
+}
+
+
+def hostile(config: dict[str, Any], place: str, canary: Path) -> dict[str, Any]:
+    """The config with the harm that `place` says, which would make the canary file."""
+    key, harm = PLACES[place]
+    changed = json.loads(json.dumps(config))
+    *parents, last = key.split(".")
+    node = changed
+    for parent in parents:
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {}
+        node = node[parent]
+    node[last] = json.loads(json.dumps(harm).replace("{}", str(canary)))
+    return changed
+
+
+@pytest.fixture
+def opened(digits_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Opens a hostile file by a command and sees that it is refused in one line."""
+
+    def open_(command: str, *words: str) -> str:
+        capfd.readouterr()
+        places = [f"paths.outputs={tmp_path / 'outputs'}"]
+        assert main([command, *words, *places]) == 2
+        message = capfd.readouterr().err.strip()
+        assert len(message.splitlines()) == 1, message
+        assert not (tmp_path / "canary").exists(), "it was run"
+        return message
+
+    return open_
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hostile_run_folder_is_refused(place: str, digits_run: Path, tmp_path: Path, opened: Any) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("checkpoints", "events*"))
+    config = hostile(yaml.safe_load((run / "config.yaml").read_text()), place, tmp_path / "canary")
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    message = opened("rerun", f"run={run}")
+    assert "config.yaml: " in message
+    assert "trust=true" in message
+
+
+class Harm:
+    """What pickle calls when it reads one of these."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+TAGS = ["!!python/object/apply:os.system", "!!python/object/new:os.system", "!!python/object/apply:subprocess.run"]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
+def test_tags_of_yaml_are_refused(tag: str, name: str, digits_run: Path, tmp_path: Path, opened: Any) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("checkpoints", "events*"))
+    with (run / name).open("a") as file:
+        file.write(f"harm: {tag} [touch {tmp_path / 'canary'}]\n" if name == "config.yaml" else f"- {tag} [x]\n")
+    assert f"{name} is damaged or unsafe" in opened("rerun", f"run={run}")
+
+
+@pytest.mark.parametrize("place", ["the model", "a layer", "the loss", "a metric", "a reference that composes a name"])
+def test_a_hostile_config_in_a_checkpoint_is_refused(place: str, digits_run: Path, tmp_path: Path, opened: Any) -> None:
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    config = hostile(json.loads(content["lightbed"]["config_json"]), place, tmp_path / "canary")
+    content["lightbed"]["config_json"] = json.dumps(config)
+    torch.save(content, tmp_path / "evil.ckpt")
+    assert "evil.ckpt: " in opened("test", f"run={tmp_path / 'evil.ckpt'}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    assert "trust=true" in opened("predict", f"run={tmp_path / 'evil.ckpt'}", f"source={tmp_path / 'photo.png'}")
+
+
+@pytest.mark.parametrize("place", ["the data", "the data's argument"])
+def test_hostile_data_in_a_checkpoint_is_refused(place: str, digits_run: Path, tmp_path: Path, opened: Any) -> None:
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    config = hostile(json.loads(content["lightbed"]["config_json"]), place, tmp_path / "canary")
+    content["lightbed"]["config_json"] = json.dumps(config)
+    torch.save(content, tmp_path / "evil.ckpt")
+    assert "trust=true" in opened("test", f"run={tmp_path / 'evil.ckpt'}")
+
+
+@pytest.mark.parametrize("where", ["state_dict", "lightbed", "epoch", "everything"])
+@pytest.mark.parametrize("function", [os.system, eval, exec, functools.partial, torch.hub.load, torch.load])
+def test_pickles_that_call_are_refused(
+    where: str, function: Any, digits_run: Path, tmp_path: Path, opened: Any
+) -> None:
+    """Whatever they call, and wherever in the file they stand; also with trust=true, which is about classes."""
+    canary = tmp_path / "canary"
+    text = f"touch {canary}" if function is os.system else f"open({str(canary)!r}, 'w')"
+    args = (os.system, text) if function is functools.partial else (text,)
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content = Harm(function, *args) if where == "everything" else {**content, where: Harm(function, *args)}
+    torch.save(content, tmp_path / "evil.ckpt")
+    for trust in ("false", "true") if where == "epoch" else ("false",):
+        message = opened("test", f"run={tmp_path / 'evil.ckpt'}", f"trust={trust}")
+        assert "evil.ckpt cannot be read as a checkpoint" in message
+
+
+def test_old_pickles_and_scripts_are_refused(digits_run: Path, tmp_path: Path, opened: Any) -> None:
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Harm(os.system, f"touch {tmp_path / 'canary'}")))
+    torch.save(
+        Harm(os.system, f"touch {tmp_path / 'canary'}"), tmp_path / "legacy.ckpt", _use_new_zipfile_serialization=False
+    )
+    for name in ("old", "legacy"):
+        assert f"{name}.ckpt cannot be read" in opened("test", f"run={tmp_path / name}.ckpt")
+
+
+def test_a_whole_run_of_ours_is_trusted(digits_run: Path) -> None:
+    check_config(yaml.safe_load((digits_run / "config.yaml").read_text()), "config.yaml")
 
 
 @pytest.mark.parametrize("name", MODELS)

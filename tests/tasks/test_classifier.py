@@ -188,3 +188,8 @@ def test_metrics_that_cannot_be_logged_are_refused() -> None:
         check_further({"matrix": MulticlassConfusionMatrix(3).confmat}, {})
     with pytest.raises(UserError, match=r"accuracy is the task's own metric"):
         check_further({"accuracy": torch.tensor(1.0)}, {"accuracy": torch.tensor(1.0)})
+
+
+def test_targets_of_another_task_are_told() -> None:
+    with pytest.raises(UserError, match="a classifier needs the label of an image, the data has its boxes, mask"):
+        loss_of(LOGITS, {"boxes": None, "mask": None, "index": LABELS})

@@ -96,7 +96,7 @@ def predictions(task: Task, reader: KeyedReader, positions: Sequence[int], batch
     """The panels of the images at these positions of a reader's source."""
     drawn: list[panels.Panel] = []
     for start in range(0, len(positions), batch_size):
-        samples = [reader.source[i] for i in positions[start : start + batch_size]]
+        samples, _ = reader.read(0, torch.tensor(positions[start : start + batch_size]))
         if task.preprocess is not None:
             samples = [(task.preprocess.fit(image), target) for image, target in samples]
         batch = task.transfer_batch_to_device(reader.collate(samples), task.device, 0)

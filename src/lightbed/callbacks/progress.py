@@ -50,6 +50,9 @@ class Progress(ProgressBar):
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # a resumed run may be in the middle of an epoch
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._open(_count(trainer.current_epoch, trainer.max_epochs), trainer.num_training_batches)
 

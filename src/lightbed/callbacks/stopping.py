@@ -29,6 +29,8 @@ class Stopping(EarlyStopping):
                 f"callbacks.early_stopping.monitor={self.monitor}, but the data has no validation split: "
                 "set data.val_fraction, or monitor a training value"
             )
+        if self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED:
+            trainer.should_stop = True  # it had stopped before, and the run was resumed: Lightning would train on
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         reasons = {

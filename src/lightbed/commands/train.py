@@ -1,12 +1,15 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
@@ -15,18 +18,24 @@ from omegaconf import DictConfig
 from lightbed import build, folders
 from lightbed.callbacks.chance import StepSeed
 from lightbed.callbacks.checkpoint import Checkpoints
+from lightbed.callbacks.epoch_start import EpochStart
+from lightbed.callbacks.finite import Finite
 from lightbed.callbacks.progress import Progress
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.monitor import mode_of
+from lightbed.runs import memory
 from lightbed.runs.board import Board, parameters
-from lightbed.runs.checkpoint import AtomicCheckpointIO
+from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
 from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
+from lightbed.runs.resume import Resumed, alone, own_config, read_record
+from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 
 
@@ -37,17 +46,75 @@ def train(cfg: DictConfig) -> float | None:
         UserError: the configuration or the data is wrong.
     """
     config = build.resolve(cfg)
-    with Record.of_job(config, "train") as record:
-        if "parent" in record.content:
-            folders.note_sweep(record.folder.parent)
-        point_latest(record.folder, Path(config["paths"]["outputs"]).expanduser())
-        return run(config, record)
+    with sigterm_stops():
+        resume, _ = config.pop("resume"), config.pop("trust")
+        if resume is not None:
+            return go_on(cfg)
+        with Record.of_job(config, "train") as record, alone(record.folder):
+            if "parent" in record.content:
+                folders.note_sweep(record.folder.parent)
+            point_latest(record.folder, Path(config["paths"]["outputs"]).expanduser())
+            return run(config, record)
 
 
-def run(config: build.Config, record: Record) -> float | None:
-    """Build everything, fit, test, and write the results into the record's folder."""
+def go_on(cfg: DictConfig) -> float | None:
+    """Resume the run that `cfg` names, in its folder, from its last checkpoint or, where it has none, from the start.
+
+    Raises:
+        UserError: it cannot go on, or not with these overrides.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        raise UserError("resume goes on with one run: leave out -m")
+    folder = folders.find_run(cfg.resume)
+    with alone(folder):
+        config = own_config(folder, cfg, list(hydra.overrides.task))
+        last = folder / "checkpoints" / "last.ckpt"
+        before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
+        if read_record(folder).get("status") == "done" and not longer(config, before):
+            say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
+            final: dict[str, float] = json.loads((folder / "metrics.json").read_text())
+            return final.get(config["task"]["monitor"])
+        record = Resumed(folder, config, before["global_step"])
+        with record:
+            if record.differences:
+                say(f"the last bits may differ, for the run goes on with {', '.join(record.differences)}")
+            return run(config, record, last if last.is_file() else None, before["global_step"])
+
+
+def longer(config: build.Config, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run is to train for more epochs than its checkpoint says."""
+    if "lightbed" not in checkpoint:
+        return True
+    then = json.loads(checkpoint["lightbed"]["config_json"])
+    return bool(config["trainer"]["max_epochs"] > then["trainer"]["max_epochs"])
+
+
+def run(config: build.Config, record: Record, last: Path | None = None, since: int | None = None) -> float | None:
+    """`run_once`, and again in smaller batches where it ran out of memory and `trainer.batch_size_on_oom` says so."""
+    while True:
+        try:
+            return run_once(config, record, last, since)
+        except memory.OutOfMemoryError as error:
+            config = memory.halved(error, config, record)
+        memory.free()  # the error, which held the failed step, is gone here
+        start = record.folder / "checkpoints" / "last.ckpt"
+        last = start if start.is_file() else None
+        since = read_checkpoint(start)["global_step"] if last else 0
+
+
+def run_once(config: build.Config, record: Record, last: Path | None, since: int | None) -> float | None:
+    """Build everything, fit, test, and write the results into the record's folder.
+
+    Args:
+        config: resolved.
+        record: of the run.
+        last: checkpoint that it goes on from.
+        since: its step; None for a new run.
+    """
     folder = record.folder
     build.set_threads(config["threads"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(config["threads"]))  # or Lightning chooses, for several processes
     settle_devices()
     keep_memory()
     torch.set_float32_matmul_precision("high")
@@ -64,21 +131,26 @@ def run(config: build.Config, record: Record) -> float | None:
     }
     size = data.facts()["image_size"]
     task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)
-    record.write(data=describe(data))
-    say(f"{config['name']} in {folder}")
+    contents = data.contents()
+    if since and (changed := changed_files(known_files(folder), contents.hashes)):
+        say(f"the run goes on with other files of data than it began with: {changed}")
+    record.write_data({**describe(data), "fingerprint": contents.summary()}, contents.hashes)
+    say(f"{config['name']} in {folder}" + ("" if since is None else f" goes on after step {since:,}"))
 
-    trainer = make_trainer(config, record)
+    trainer = make_trainer(config, record, since)
     if "val" not in data.splits:
         trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
     epochs = trainer.max_epochs
     if epochs:
         skip_empty_hooks(trainer, task)
-        trainer.fit(task, datamodule=data)
+        with memory.told(trainer, data):
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    metrics = evaluate(config, trainer, task, data)
+    with memory.told(trainer, data):
+        metrics = evaluate(config, trainer, task, data)
     final = write_metrics(folder, metrics, tested_epoch(trainer))
     show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
     for logger in trainer.loggers:
@@ -88,10 +160,10 @@ def run(config: build.Config, record: Record) -> float | None:
 
 
 def describe(data: DataModule) -> dict[str, Any]:
-    """The data's part of the record: images a split, classes, what was left out as broken, what the files hold."""
+    """The data's part of the record: images a split, classes, what was left out as broken."""
     counts = {name: len(source) for name, source in data.splits.items()}
     skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped}
-    return {"images": counts, "classes": data.classes, **skipped, "fingerprint": data.fingerprint()}
+    return {"images": counts, "classes": data.classes, **skipped}
 
 
 def check_devices(settings: build.Config) -> None:
@@ -106,22 +178,27 @@ def check_devices(settings: build.Config) -> None:
             raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
 
 
-def make_trainer(config: build.Config, record: Record) -> L.Trainer:
-    """The Trainer with loggers and callbacks for the run of `record`."""
+def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:
+    """The Trainer with loggers and callbacks for the run of `record`; `since`: see `run`."""
     check_devices(config["trainer"])
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
-    callbacks: list[Callback] = [StepSeed(config["seed"])]
-    for name, settings in config["callbacks"].items():
-        if settings is not None:
+    settings = dict(config["trainer"])
+    callbacks: list[Callback] = [StepSeed(config["seed"]), Finite(settings.pop("nan", "stop")), memory.Place()]
+    out_of_memory = one_of(settings.pop("batch_size_on_oom", "stop"), ("stop", "halve"), "trainer.batch_size_on_oom")
+    for name, part in config["callbacks"].items():
+        if part is not None:
             where = f"callbacks.{name}"
-            callbacks.append(build.make(build.fill_auto(settings, {"mode": mode}, where), where))
+            callbacks.append(build.make(build.fill_auto(part, {"mode": mode}, where), where))
+    if out_of_memory == "halve":
+        callbacks.append(EpochStart())  # after the checkpoints, so that it knows of the best one
     history = History(folder)
     loggers: list[Any] = [history]
     if config["logger"]["tensorboard"]:
         words = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
-        board = Board(folder)
-        board.begin(parameters(config, record.content.get("choices", {}), words), monitor.partition("/")[2])
+        board = Board(folder, since)
+        if since is None:
+            board.begin(parameters(config, record.content.get("choices", {}), words), monitor.partition("/")[2])
         loggers.append(board)
         history.listeners.append(board.log_row)
     bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
@@ -131,7 +208,7 @@ def make_trainer(config: build.Config, record: Record) -> L.Trainer:
         )
     profiler = {} if config["trainer"].get("profiler") else {"profiler": NoProfiler()}
     trainer: L.Trainer = build.make(
-        config["trainer"],
+        settings,
         "trainer",
         **profiler,
         default_root_dir=str(folder),

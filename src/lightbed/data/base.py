@@ -10,10 +10,12 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from lightbed.chance import permutation
-from lightbed.data.files import fingerprint
+from lightbed.data.files import Contents, contents
+from lightbed.data.loader import Loader
 from lightbed.data.order import EvalOrder, Keys, TrainOrder
 from lightbed.data.source import Batch, KeyedReader, Sample, Source, Subset, as_batch, stack
 from lightbed.errors import UserError
+from lightbed.runs.signals import patient_worker
 from lightbed.transforms.preprocess import Preprocess
 
 
@@ -54,6 +56,9 @@ class DataModule(L.LightningDataModule):
 
     multilabel: bool = False
     """Whether `label` is float32 (K,) of 0 and 1, for tasks of kind multilabel."""
+
+    broken: str = "error"
+    """What becomes of files that cannot be read, and of reading processes that are killed: 'error', or 'skip'."""
 
     def __init__(
         self,
@@ -143,13 +148,22 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         source = self._source("train")
-        order = TrainOrder(len(source), self.batch_size, self.seed, drop_last=self.drop_last, trainer=self.trainer)
+        order = self._train_order()
         if not len(order):
             raise UserError(
                 f"{len(source)} training images give no batch of data.batch_size={self.batch_size} with "
                 "data.drop_last=true: lower the batch size"
             )
-        return self._loader(KeyedReader(source, self.seed, self.transform, self.collate), order)
+        skip = self.broken == "skip"
+        return self._loader(KeyedReader(source, self.seed, self.transform, self.collate, skip=skip), order)
+
+    def _train_order(self) -> TrainOrder:
+        count = len(self._source("train"))
+        return TrainOrder(count, self.batch_size, self.seed, drop_last=self.drop_last, trainer=self.trainer)
+
+    def training_batches(self) -> int:
+        """Batches an epoch and device, as the trainer limits them."""
+        return self._train_order().steps()
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.eval_loader("val") if "val" in self.splits else []
@@ -161,7 +175,7 @@ class DataModule(L.LightningDataModule):
         """All samples of a split in order, without training's transform."""
         source = self._source(split)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        reader = KeyedReader(source, self.seed, None, self.collate, split)
+        reader = KeyedReader(source, self.seed, None, self.collate, split, skip=self.broken == "skip")
         return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
 
     def _source(self, split: str) -> Source:
@@ -170,12 +184,14 @@ class DataModule(L.LightningDataModule):
         return self.splits[split]
 
     def _loader(self, reader: KeyedReader, order: Sampler[Keys]) -> DataLoader[Batch]:
-        return DataLoader(
+        return Loader(
             reader,
-            batch_sampler=order,  # type: ignore[arg-type]  # it yields Keys, which our reader takes
+            revive=self.broken == "skip",
+            batch_sampler=order,  # it yields Keys, which our reader takes
             num_workers=self.num_workers,
-            collate_fn=as_batch,  # type: ignore[arg-type]  # the reader has collated already
+            collate_fn=as_batch,  # the reader has collated already
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=patient_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own, so that opening a loader draws nothing from the run's chance
         )
@@ -195,9 +211,13 @@ class DataModule(L.LightningDataModule):
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the files hold, for a run's record: `files`, `bytes`, `sha256`; see `files.fingerprint`."""
+        """What the files hold, for a run's record: `root`, `files`, `bytes`, `sha256`; see `files.Contents`."""
+        return self.contents().summary()
+
+    def contents(self) -> Contents:
+        """The hash of each file."""
         self.setup()
-        return fingerprint(self.fingerprint_files(), self.cache_dir)
+        return contents(self.fingerprint_files(), self.cache_dir)
 
     def class_counts(self) -> torch.Tensor:
         """Images of each class in the training split, int64 (K,)."""

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 """Split by the names that people give to its folder."""
 
 _BLOCK = 256  # files hashed between two movements of the bar
+_SETTLING = 100_000_000  # ns after a change in which another one may leave the same times: file systems count in ticks
 
 
 class Entry(NamedTuple):
@@ -57,37 +60,85 @@ def _entry(child: "os.DirEntry[str]", path: str) -> Entry:
     return Entry(path, state.st_size, state.st_mtime_ns)
 
 
-def fingerprint(files: list[Path], index_folder: Path) -> dict[str, Any]:
-    """What a data set's files hold: `files`, `bytes`, and `sha256` over each relative path and content.
+class Contents(NamedTuple):
+    """What a data set's files hold."""
 
-    Hashes of contents are remembered with size and time of change, so that only changed files are read again.
+    root: str  # the innermost folder that holds them all
+    bytes: int
+    hashes: dict[str, str]  # sha256 of each file by its path relative to the root (with /)
+    missing: int  # files that the data set names but that are not there
+
+    def summary(self) -> dict[str, Any]:
+        """For a run's record: `root`, `files`, `bytes`, and `sha256` over each relative path and content."""
+        if not self.hashes and not self.missing:
+            return {"root": None, "files": 0, "bytes": 0, "sha256": None}  # embedded data
+        total = hashlib.sha256()
+        for name in sorted(self.hashes):
+            total.update(os.fsencode(name) + b"\0" + self.hashes[name].encode() + b"\n")
+        files = len(self.hashes) + self.missing
+        return {"root": self.root, "files": files, "bytes": self.bytes, "sha256": total.hexdigest()}
+
+
+def contents(files: Sequence[Path], index_folder: Path) -> Contents:
+    """Hash a data set's files.
+
+    Hashes are remembered with size, time of change and time of the last change of any kind (which no program can set),
+    so that only changed files are read again. A file that changed a moment ago is not remembered: it could change
+    again without its times showing it.
 
     Args:
         files: the data set's files.
         index_folder: where hashes are remembered; where that cannot be written, all are computed each time.
     """
-    if not files:
-        return {"files": 0, "bytes": 0, "sha256": None}  # embedded data
-    root = os.path.commonpath([path.parent for path in files])
-    name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
-    index_file = index_folder / "fingerprints" / f"{name}.json"
+    names = [str(path) for path in files]
+    if not names:
+        return Contents("", 0, {}, 0)
+    root = os.path.commonpath({os.path.dirname(name) for name in names})  # noqa: PTH120 - paths are slow by the 10,000
+    cut = len(os.path.join(root, "")) if root else 0  # noqa: PTH118
+    place = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    index_file = index_folder / "fingerprints" / f"{place}.json"
     known = _read_index(index_file)
-    now: dict[str, list[Any]] = {}
-    for path in files:
+    now: dict[str, list[int]] = {}
+    for name in names:
         try:
-            state = path.stat()
+            state = os.stat(name)  # noqa: PTH116
         except OSError:
             continue  # a link to nowhere has no content
-        now[Path(os.path.relpath(path, root)).as_posix()] = [state.st_size, state.st_mtime_ns]
-    changed = [name for name, state in now.items() if known.get(name, [])[:2] != state]
-    hashes = {name: entry[2] for name, entry in known.items()} | _hashes(Path(root), changed)
-    entries = {name: [*state, hashes[name]] for name, state in now.items()}
+        now[name[cut:].replace(os.sep, "/")] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+    changed = dict.fromkeys(name for name, state in now.items() if known.get(name, [])[:3] != state)
+    begun = time.time_ns()
+    hashes = _hashes(Path(root), list(changed))
     if changed:
-        _write_index(index_file, known | entries)
-    total = hashlib.sha256()
-    for name in sorted(entries):
-        total.update(os.fsencode(name) + b"\0" + entries[name][2].encode() + b"\n")
-    return {"files": len(files), "bytes": sum(entry[0] for entry in entries.values()), "sha256": total.hexdigest()}
+        settled = {name: [*now[name], digest] for name, digest in hashes.items() if now[name][2] < begun - _SETTLING}
+        _write_index(index_file, {name: entry for name, entry in known.items() if name not in changed} | settled)
+    found = {name: known[name][3] for name in now if name not in changed} | hashes
+    return Contents(root, sum(now[name][0] for name in found), found, len(names) - len(found))
+
+
+def write_listing(hashes: Mapping[str, str], path: Path) -> None:
+    """Write hashes as `sha256sum` does, so that `sha256sum -c` in the data's folder checks them."""
+    lines = []
+    for name in sorted(hashes):
+        safe = name.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"{chr(92) * (safe != name)}{hashes[name]}  {safe}\n")
+    path.write_bytes(os.fsencode("".join(lines)))
+
+
+def read_listing(path: Path) -> dict[str, str]:
+    """The hashes in a file of `write_listing`, by path.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    found: dict[str, str] = {}
+    for number, line in enumerate(os.fsdecode(path.read_bytes()).removesuffix("\n").split("\n"), 1):
+        digest, gap, name = line.removeprefix("\\").partition("  ")
+        if len(digest) != 64 or not gap:
+            raise UserError(f"{path} line {number} is no `sha256  path`")
+        if line.startswith("\\"):
+            name = re.sub(r"\\(.)", lambda match: "\n" if match[1] == "n" else match[1], name)
+        found[name] = digest
+    return found
 
 
 def _hashes(root: Path, names: list[str]) -> dict[str, str]:
@@ -95,22 +146,26 @@ def _hashes(root: Path, names: list[str]) -> dict[str, str]:
     with bar("hashing the data once", len(names)) as advance:
         for start in range(0, len(names), _BLOCK):
             block = names[start : start + _BLOCK]
-            found |= zip(block, in_threads(lambda name: _sha256(root / name), block), strict=True)
+            hashes = in_threads(lambda name: _sha256(root / name), block)
+            found |= {name: digest for name, digest in zip(block, hashes, strict=True) if digest is not None}
             advance(len(block))
     return found
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # gone since it was found, or closed to us: the reader tells
+        return None
 
 
 def _read_index(path: Path) -> dict[str, list[Any]]:
     try:
-        content: dict[str, list[Any]] = json.loads(path.read_text())
-        return content
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write_index(path: Path, content: dict[str, list[Any]]) -> None:

@@ -39,7 +39,7 @@ class TrainOrder(Sampler[Keys]):
         whole = self.batch_size * self.world
         return self.count // whole if self.drop_last else -(-self.count // whole)
 
-    def _steps(self) -> int:
+    def steps(self) -> int:
         """Batches an epoch of this run: `trainer.limit_train_batches` may end it early."""
         limit = self.trainer.limit_train_batches if self.trainer else 1.0
         return max(1, min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit))
@@ -47,7 +47,7 @@ class TrainOrder(Sampler[Keys]):
     def __iter__(self) -> Iterator[Keys]:
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total if self.trainer else None
         done = progress.processed if progress is not None else 0
-        epoch, start = divmod(done, self._steps())
+        epoch, start = divmod(done, self.steps())
         order = permutation(self.count, self.seed, "order", epoch)
         if self.world > 1 and not self.drop_last:
             order = order[torch.arange(self.count + -self.count % self.world) % self.count]

@@ -13,6 +13,7 @@ from lightbed.chance import derive, seed_all
 from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
+from lightbed.runs.log import say
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
 
@@ -122,6 +123,7 @@ class KeyedReader(Dataset[Batch]):
         transform: a torchvision v2 transform `(image, target) -> (image, target)`, per sample in the loader; or None.
         collate: list of samples -> batch.
         split: what the source is called, for titles.
+        skip: leave out what cannot be read any more, and name it; else that ends the run.
     """
 
     def __init__(
@@ -131,36 +133,71 @@ class KeyedReader(Dataset[Batch]):
         transform: Callable[..., Sample] | None,
         collate: Callable[[list[Sample]], Batch],
         split: str = "",
+        *,
+        skip: bool = False,
     ) -> None:
         self.source, self.seed, self.transform, self.collate = source, seed, transform, collate
-        self.split = split
+        self.split, self.skip = split, skip
+        self.left_out: set[int] = set()
         self.fast = transform is None and getattr(source, "batched", False)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitems__(self, keys: Keys) -> Batch:
+        indices = keys.indices
         if self.fast:
-            images, target = self.source.take(keys.indices)  # type: ignore[attr-defined]
+            images, target = self.source.take(indices)  # type: ignore[attr-defined]
         else:
-            images, target = self.collate([self._read(keys.epoch, index) for index in keys.indices.tolist()])
+            samples, indices = self.read(keys.epoch, indices)
+            images, target = self.collate(samples)
         if isinstance(target, dict):
-            target["index"] = keys.indices
+            target["index"] = indices
         return images, target
 
-    def _read(self, epoch: int, index: int) -> Sample:
+    def read(self, epoch: int, indices: Tensor) -> tuple[list[Sample], Tensor]:
+        """The samples at `indices`, int64 (n,), and the indices of those that could be read.
+
+        Raises:
+            UserError: a sample cannot be read; where they are skipped, none of these can.
+        """
+        samples: list[Sample] = []
+        kept: list[int] = []
+        for index in indices.tolist():
+            try:
+                sample = self._guarded(epoch, index, self.source.__getitem__, index)
+            except UserError as error:
+                if not self.skip:
+                    raise
+                self._tell(index, error)
+                continue
+            if self.transform is not None:
+                sample = self._guarded(epoch, index, self._vary, epoch, index, *sample)
+            samples.append(sample)
+            kept.append(index)
+        if not samples:
+            raise UserError(f"none of the {len(indices)} images of a batch can be read any more: is the folder gone?")
+        return samples, indices if len(kept) == len(indices) else torch.tensor(kept)
+
+    def _tell(self, index: int, error: UserError) -> None:
+        if index not in self.left_out:  # once a reading process
+            say(f"left out from now on: {error}")
+            self.left_out.add(index)
+
+    def _vary(self, epoch: int, index: int, image: Tensor, target: Target) -> Sample:
+        """A sample as training's transform makes it."""
+        seed_all(derive(self.seed, "sample", epoch, index))
+        image, target = self.transform(tv_tensors.Image(image), target)  # type: ignore[misc]
+        if image.dtype != torch.uint8:
+            raise UserError(
+                f"augment.sample gives {str(image.dtype).removeprefix('torch.')} images where uint8 goes on to the "
+                "device, which scales and normalises: leave out ToDtype and Normalize"
+            )
+        return image, target
+
+    def _guarded(self, epoch: int, index: int, function: Callable[..., Sample], *args: Any) -> Sample:
         try:
-            image, target = self.source[index]
-            if self.transform is None:
-                return image, target
-            seed_all(derive(self.seed, "sample", epoch, index))
-            image, target = self.transform(tv_tensors.Image(image), target)
-            if image.dtype != torch.uint8:
-                raise UserError(
-                    f"augment.sample gives {str(image.dtype).removeprefix('torch.')} images where uint8 goes on to the "
-                    "device, which scales and normalises: leave out ToDtype and Normalize"
-                )
-            return image, target
+            return function(*args)
         except UserError:
             raise
         except Exception as error:

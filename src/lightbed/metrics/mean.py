@@ -17,6 +17,7 @@ class LossMean(Metric):
 
     full_state_update = False
     higher_is_better = False
+    carried = ("names",)  # what a checkpoint in the middle of an epoch holds besides the states
     total: Tensor
     rest: Tensor
     count: Tensor

@@ -1,6 +1,7 @@
 """TensorBoard: the event files in a run folder."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightbed.folders import run_name
+from lightbed.runs.record import writing
 
 Scalar = str | bool | int | float
 
@@ -21,10 +23,12 @@ class Board(TensorBoardLogger):
 
     Args:
         folder: the run folder.
+        since: step of the checkpoint that a run goes on from: what is in the files for later steps no longer counts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(str(folder), name="", version="", default_hp_metric=False)
+    def __init__(self, folder: Path, since: int | None = None) -> None:
+        purge_step = None if since is None else since + 1
+        super().__init__(str(folder), name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     @rank_zero_only
     def begin(self, parameters: Mapping[str, Scalar], metric: str) -> None:
@@ -52,7 +56,11 @@ class Board(TensorBoardLogger):
         """All values of an epoch, at its step; learning rates go to the training charts."""
         values = {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
         staged = {name if name.startswith(("train/", "val/")) else f"train/{name}": v for name, v in values.items()}
-        super().log_metrics(staged, int(row["step"]))
+        with writing(Path(self.log_dir)):
+            try:
+                super().log_metrics(staged, int(row["step"]))
+            except ValueError as error:  # Lightning's word for whatever happens there
+                raise error.__cause__ or error from None
 
     @rank_zero_only
     def log_picture(self, name: str, image: Any, step: int) -> None:
@@ -81,7 +89,8 @@ class Board(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Lightning's call when a fit or test ends; the run goes on, unless it failed."""
         if status == "failed":
-            self.finish(status)
+            with suppress(OSError):  # a full disk must not hide why the run failed
+                self.finish(status)
         else:
             self.save()
 

@@ -49,6 +49,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_readable(path: Path) -> None:
+    """Read a run's first checkpoint back: what a callback of one's own puts into it may be saved and yet never load.
+
+    Raises:
+        UserError: it holds more than tensors and plain values.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"{path} was written but cannot be read back ({reason}): let callbacks, schedules and optimizers keep "
+            "only tensors and plain values in their states"
+        ) from error
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightbed checkpoint's content, on the CPU; only tensors and plain values are ever unpickled.
 

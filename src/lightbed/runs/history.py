@@ -14,6 +14,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightbed.runs.record import writing
+
 _FIRST = ("epoch", "step", "seconds")
 Row = dict[str, float]
 
@@ -23,8 +25,8 @@ class History(Logger, Callback):
 
     Lightning logs an epoch's validation values before its training values, so the row is complete, and written, when
     the training loss arrives. A name that appears for the first time in a later epoch makes the file be written anew,
-    in one piece; so does an epoch that is in the file already, because a resumed run repeats it: its row and those
-    after it are replaced.
+    in one piece; so does an epoch that is in the file already: its row and those after it are replaced. A resumed run
+    takes the rows out that are newer than its checkpoint, so the file is one history.
 
     A row's `step` counts the optimizer's steps so far, its `seconds` the time since the row before (since the fit
     began, for the first), so that they sum up to the whole fit's. For this it is a callback, too.
@@ -42,6 +44,7 @@ class History(Logger, Callback):
         self.columns = columns(self.rows)
         self.row: Row = {}
         self.started = time.monotonic()
+        self.earlier = 0.0  # seconds that a resumed run had spent in the epoch before
 
     @property
     def name(self) -> str:
@@ -56,7 +59,23 @@ class History(Logger, Callback):
         return str(self.path.parent)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        self.row, self.started = {}, time.monotonic()
+        self.row, self.started = {}, time.monotonic() - self.earlier
+        self.earlier = 0.0
+        self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
+        self.columns = columns(self.rows)
+        self._take_out()
+
+    @rank_zero_only
+    def _take_out(self) -> None:
+        """Let the file have no rows of epochs that a resumed run repeats, and no line that was cut off."""
+        if self.path.is_file():
+            write_history(self.path, self.rows)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": time.monotonic() - self.started}  # of the epoch that is not over
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.earlier = state_dict["seconds"]
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -79,12 +98,15 @@ class History(Logger, Callback):
         kept = [old for old in self.rows if old["epoch"] < row["epoch"]]
         anew = not kept or len(kept) < len(self.rows) or not row.keys() <= set(self.columns)
         self.rows = [*kept, row]
-        if anew:
-            self.columns = columns(self.rows)
-            write_history(self.path, self.rows)
-        else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(row)
+        with writing(self.path):
+            if anew:
+                self.columns = columns(self.rows)
+                write_history(self.path, self.rows)
+            else:
+                with self.path.open("a", newline="") as file:
+                    csv.DictWriter(file, self.columns).writerow(row)
+                    file.flush()
+                    os.fsync(file.fileno())  # a checkpoint that says the epoch is over follows
         for listener in self.listeners:
             listener(row)
 
@@ -113,10 +135,11 @@ def read_history(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [
-            {name: int(value) if name in ("epoch", "step") else float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a line that was cut off is none
+    return [
+        {name: int(value) if name in ("epoch", "step") else float(value) for name, value in row.items() if value}
+        for row in rows
+    ]
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -59,12 +59,38 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
     path = find_checkpoint(run)
     content = read_checkpoint(path)
     card = content["lightbed"]
-    config: Config = json.loads(card["config_json"])
+    config = read_config(card["config_json"], path)
     if not trust:
-        check_targets({key: config.get(key) for key in ("model", "task")}, str(path))
-    task = make_task(config, card["classes"], Preprocess(**card["preprocess"]), training=False)
+        check_targets({key: config[key] for key in ("model", "task")}, str(path))
+    try:
+        preprocess = Preprocess(**card["preprocess"])
+    except TypeError as error:
+        raise UserError(f"{path} says of its preprocessing what this Lightbed does not know ({error})") from error
+    task = make_task(config, card["classes"], preprocess, training=False)
+    kind = type(task).__name__.lower()
+    if card.get("task") != kind:
+        raise UserError(
+            f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
+        )
     load_weights(task, content["state_dict"], path)
     return Loaded(task.eval(), config, path)
+
+
+def read_config(text: Any, path: Path) -> Config:
+    """The config in a checkpoint's card.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        config = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its config cannot be read ({error})") from error
+    needed = ("model", "task", "data", "trainer", "paths", "threads")
+    missing = [name for name in needed if not isinstance(config, dict) or name not in config]
+    if missing:
+        raise UserError(f"{path}: its config lacks {', '.join(missing)}")
+    return config  # type: ignore[no-any-return]
 
 
 def own_data(loaded: Loaded, paths: Mapping[str, str], *, trust: bool = False) -> Config:
@@ -82,7 +108,10 @@ def own_data(loaded: Loaded, paths: Mapping[str, str], *, trust: bool = False) -
     data = {**loaded.config["data"], "transform": None}
     if not trust:
         check_targets({"data": data}, str(loaded.checkpoint), (DataModule,))
-    return moved(data, {loaded.config["paths"][name]: str(new) for name, new in paths.items()})  # type: ignore[no-any-return]
+    own = loaded.config["paths"]
+    data = moved(data, {own[name]: str(new) for name, new in paths.items() if name in own})
+    # nothing is ever written where a file says
+    return {**data, "cache_dir": str(paths["cache"])} if "cache" in paths and "cache_dir" in data else data
 
 
 def moved(value: Any, folders: Mapping[str, str]) -> Any:

@@ -1,12 +1,18 @@
 """What a run says: to the terminal and to the log.txt of its folder."""
 
 import logging
+import sys
+import threading
 import warnings
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from lightbed.errors import RunError
 
 _log = logging.getLogger("lightbed")
 # what Lightning says of things that are meant to be so, and torch of Lightning
@@ -16,13 +22,36 @@ _NO_NEWS = (
     ".*You have overridden `.*` in `LightningModule` but have passed in a `LightningDataModule`.*",
     ".*is smaller than the logging interval.*",  # values are logged once an epoch
     ".*Total length of `list` across ranks is zero.*",  # data without a validation split
+    ".*`training_step` returned `None`.*",  # a batch that trainer.nan=skip leaves out
     ".*srun.*command is available.*",
+    ".*your dataloader is not resumable.*",  # ours asks the trainer where it stands, and so goes on there
 )
+
+
+class LogFile(logging.FileHandler):
+    """A log whose faults end the run in one line instead of a traceback on the terminal for each record.
+
+    Raises:
+        RunError: by whoever logs, where the disk is full.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise RunError(f"cannot write {self.baseFilename}: {error.strerror or error}") from error
+        super().handleError(record)
+
+
+def _thread_ended(fault: Any) -> None:
+    """A line for a thread that ended, e.g. TensorBoard's writer on a full disk; whoever needs it is told by it."""
+    with suppress(Exception):
+        _log.error("%s ended: %s: %s", fault.thread.name, fault.exc_type.__name__, fault.exc_value)
 
 
 def open_log(folder: Path) -> logging.Handler:
     """Write all log records and warnings from now on to `folder/log.txt`; close with `close_log`."""
-    handler = logging.FileHandler(folder / "log.txt", delay=False)
+    threading.excepthook = _thread_ended
+    handler = LogFile(folder / "log.txt", delay=False)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.getLogger().addHandler(handler)
     _log.setLevel(logging.INFO)
@@ -40,12 +69,23 @@ def close_log(handler: logging.Handler) -> None:
     """Stop writing to the run's log."""
     logging.getLogger().removeHandler(handler)
     logging.captureWarnings(False)
-    handler.close()
+    threading.excepthook = threading.__excepthook__
+    with suppress(OSError):  # what a full disk did not take is told already
+        handler.close()
 
 
 def say(text: str) -> None:
-    """A line to the terminal and to log.txt."""
-    print(text, flush=True)
+    """A line to the terminal and to log.txt.
+
+    Raises:
+        RunError: the output goes into a file, and its disk is full.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to the standard output: {error.strerror or error}") from error
     _log.info(text)
 
 

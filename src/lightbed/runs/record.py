@@ -4,26 +4,27 @@ import json
 import logging
 import os
 import platform
-import subprocess
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightbed.errors import UserError
+from lightbed.data.files import write_listing
+from lightbed.errors import RunError, UserError
 from lightbed.runs.log import close_log, open_log
-
-PACKAGES = ("lightbed", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
+from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
+from lightbed.runs.signals import Stop
 
 
 class Record:
@@ -66,8 +67,13 @@ class Record:
             (folder / "pictures").mkdir(parents=True, exist_ok=True)
             self.write_config(config)
             write_text(folder / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
-        except OSError as error:
-            raise UserError(f"cannot write into the run folder {folder}: {error.strerror}") from error
+            write_text(folder / "packages.txt", "".join(f"{line}\n" for line in packages()))
+            git, diff = git_state()
+            if diff:
+                (folder / "uncommitted.diff").write_bytes(diff)
+        except (OSError, RunError) as error:
+            reason = getattr(error.__cause__ or error, "strerror", None) or error
+            raise UserError(f"cannot write into the run folder {folder}: {reason}; set paths.outputs") from error
         self.content = {
             "kind": kind,
             "command": command,
@@ -79,7 +85,9 @@ class Record:
             "process": {"host": platform.node(), "pid": os.getpid()},
             "versions": versions(),
             "hardware": hardware(),
-            "git": git_state(folder),
+            "variables": variables(),
+            "git": git,
+            "code": code_digest(),
             **more,
         }
         self.write()
@@ -105,6 +113,13 @@ class Record:
         if self.writes:
             write_text(self.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
+    def write_data(self, facts: dict[str, Any], hashes: Mapping[str, str]) -> None:
+        """Save what the data was: `facts` in run.json, the hash of each of its files in data.sha256."""
+        if self.writes and hashes:
+            with writing(self.folder / "data.sha256"):
+                write_listing(hashes, self.folder / "data.sha256")
+        self.write(data=facts)
+
     def finish(self, status: str, **changes: Any) -> None:
         """Set the final status: done, failed or interrupted."""
         self.write(status=status, seconds=round(time.monotonic() - self.started, 3), **changes)
@@ -121,31 +136,61 @@ class Record:
             elif _interrupted(error):
                 self.finish("interrupted")
             elif self.writes:
-                with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-                    file.write("".join(traceback.format_exception(error)))
-                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                self.finish("failed", error=f"{kind}{error}")
+                with suppress(OSError, RunError):  # the disk may be full, which `error` then says
+                    self._fail(error)
         finally:
             if self.log is not None:
                 close_log(self.log)
+        if isinstance(error, Stop) and not self.writes:
+            raise SystemExit(0) from error  # Lightning kills the first process where another one ends otherwise
         if isinstance(error, SIGTERMException):
             raise SystemExit(143) from error  # the shell's number for it; Lightning's exception would end with 0
-        if isinstance(error, SystemExit) and _interrupted(error):
+        ctrl_c = error.number == signal.SIGINT if isinstance(error, Stop) else isinstance(error, SystemExit)
+        if ctrl_c and _interrupted(error):
             raise KeyboardInterrupt from error  # Lightning turns Ctrl-C into exit(1)
+
+    def _fail(self, error: BaseException) -> None:
+        kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
+        self.finish("failed", error=f"{kind}{error}")
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
 
 
 def _interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C or SIGTERM is behind `error`."""
-    if isinstance(error, SystemExit) and not isinstance(error, SIGTERMException):
+    if isinstance(error, SystemExit) and not isinstance(error, SIGTERMException | Stop):
         return isinstance(error.__context__, KeyboardInterrupt)
-    return isinstance(error, KeyboardInterrupt | SIGTERMException)
+    return isinstance(error, KeyboardInterrupt | SIGTERMException | Stop)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a full disk and the like in one line.
+
+    Raises:
+        RunError: the system refused to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file in one piece."""
+    """Write a small file in one piece; the former one stays where that fails.
+
+    Raises:
+        RunError: it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with writing(path):
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
 
 
 def point_latest(folder: Path, outputs: Path) -> None:
@@ -157,60 +202,6 @@ def point_latest(folder: Path, outputs: Path) -> None:
         beside.replace(link)
     except OSError:
         beside.unlink(missing_ok=True)
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a run's numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    found["torch"] = str(torch.__version__)  # with its build, e.g. 2.11.0+cpu
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """The machine: processor, its instruction set as torch uses it, cores, GPUs, system."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
-        "isa": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the working directory's checkout and whether it is changed; the difference is kept in `folder`.
-
-    None where the working directory is no checkout. Only tracked files are compared.
-    """
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    diff = _git("diff", "HEAD") or ""
-    if diff:
-        write_text(folder / "uncommitted.diff", diff)
-    return {"commit": commit.strip(), "changed": bool(diff)}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
 
 
 def command_line() -> list[str]:

@@ -17,6 +17,7 @@ _CLASSES = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRSchedul
 # models from hubs. Not all of torch and lightning: they hold loaders, compilers and launchers.
 _HOMES = (
     *("lightbed.models", "lightbed.tasks", "lightbed.metrics", "lightbed.transforms", "lightbed.data"),
+    "lightbed.callbacks",
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.ops", "torchvision.transforms"),
     *(f"torchmetrics.{part}" for part in ("classification", "segmentation", "detection", "aggregation", "regression")),
 )
@@ -48,6 +49,30 @@ def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES
                 raise UserError(f"{place}.{key} is not allowed; {_HOW}")
         if "_target_" in node and not _trusted(node["_target_"], classes):
             raise UserError(f"{place}._target_={node['_target_']} is not trusted; {_HOW}")
+
+
+def check_config(config: Mapping[str, Any], origin: str) -> None:
+    """Refuse a training's whole config that names what is not trusted, or that would make another trainer.
+
+    Raises:
+        UserError: likewise.
+    """
+    from lightning.pytorch import Callback
+
+    from lightbed.data.base import DataModule
+
+    parts = ("model", "task", "optimizer", "scheduler", "augment")
+    check_targets({name: config.get(name) for name in parts}, origin)
+    data = config.get("data") or {}
+    check_targets({"data": {**data, "transform": None}}, origin, (DataModule,))
+    check_targets({"data": {"transform": data.get("transform")}}, origin)
+    check_targets({"callbacks": config.get("callbacks")}, origin, (Callback,))
+    trainer = dict(config.get("trainer") or {})
+    if (target := trainer.pop("_target_", None)) != "lightning.pytorch.Trainer":
+        raise UserError(f"{origin}: trainer._target_={target} is not trusted; {_HOW}")
+    check_targets({"trainer": trainer}, origin, ())
+    others = {name: value for name, value in config.items() if name not in (*parts, "data", "callbacks", "trainer")}
+    check_targets(others, origin, ())
 
 
 def _nodes(config: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any] | str]]:

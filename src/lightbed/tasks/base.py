@@ -1,6 +1,6 @@
 """What every task shares: stages, losses and metrics, optimizer and schedule, preprocessing, the checkpoint's card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,7 @@ class Task(L.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         self.provenance: dict[str, Any] = {}
         self.validated = False
+        self.check_loss: Callable[[Tensor, Mapping[str, Tensor], Any], bool] | None = None  # see `callbacks.finite`
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -145,7 +146,7 @@ class Task(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ARG002
         return self._record(batch, "train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
@@ -154,11 +155,13 @@ class Task(L.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self._record(batch, "test")
 
-    def _record(self, batch: Any, stage: str) -> Tensor:
+    def _record(self, batch: Any, stage: str) -> Tensor | None:
         step = self.step(batch, stage)
         losses = list(step.losses.values())
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         parts = {f"loss_{name}": value.detach() for name, value in step.losses.items()} if len(losses) > 1 else {}
+        if stage == "train" and self.check_loss is not None and not self.check_loss(total, parts, batch):
+            return None  # Lightning then leaves the step out
         getattr(self, f"{stage}_losses").update({"loss": total.detach(), **parts}, len(batch[0]))
         self.metric(stage).update(step.predictions, step.targets)
         if self.extra_metrics:
@@ -169,8 +172,14 @@ class Task(L.LightningModule):
         if self.compiled:
             self.model.compile()  # in place, so that the names of the weights stay
 
+    def on_train_start(self) -> None:
+        self._rest_frozen()  # a run that goes on in the middle of an epoch has no start of it
+
     def on_train_epoch_start(self) -> None:
         self._reset("train")
+        self._rest_frozen()
+
+    def _rest_frozen(self) -> None:
         for module in frozen_modules(self.model, self.rates):
             module.eval()
 

@@ -114,6 +114,9 @@ class Classifier(Task):
 
     def _labels(self, target: Any, images: Tensor) -> Tensor:
         """Labels int64 (N,) or, multi-label, float (N, K) of a target dict or of a plain tensor."""
+        if isinstance(target, Mapping) and "label" not in target:
+            found = ", ".join(key for key in target if key != "index")
+            raise UserError(f"a classifier needs the label of an image, the data has its {found}: choose another task")
         labels: Tensor = target["label"] if isinstance(target, Mapping) else target
         shape = (len(images), self.num_classes) if self.kind == "multilabel" else (len(images),)
         if labels.shape != shape:

@@ -1,0 +1,117 @@
+"""What it costs that a run can be repeated and resumed to the bit: epochs with and without it in turn, in one run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from benchmarks.paired import Row, Setting, run
+from lightbed.callbacks.chance import StepSeed
+from lightbed.callbacks.checkpoint import Checkpoints
+from lightbed.data import order, source
+from lightbed.data.folder import ImageFolder
+
+PAIRS = 8
+
+
+class Turns(Callback):
+    """Takes exactness away in every second epoch: order and chance from the global generators, kernels as they come,
+    nothing saved. An epoch lasts from its start to the start of the next, so that its checkpoints are in it.
+    """
+
+    exact: list[float] = []  # noqa: RUF012 - the run makes the callback; what it found is therefore kept in the class
+    plain: list[float] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.hooks: dict[Any, dict[str, Any]] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        hooks = {StepSeed: ("on_train_batch_start",), Checkpoints: ("on_train_batch_end", "on_train_epoch_end")}
+        for callback in trainer.callbacks:
+            for name in hooks.get(type(callback), ()):
+                self.hooks.setdefault(callback, {})[name] = getattr(callback, name)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        now, epoch = time.perf_counter(), trainer.current_epoch
+        if epoch > 2:  # the first two warm up
+            (self.plain if epoch % 2 else self.exact).append(now - self.since)
+        exact = epoch % 2 == 1
+        order.permutation = permutation if exact else _shuffled
+        torch.use_deterministic_algorithms(exact)
+        for callback, hooks in self.hooks.items():
+            for name, hook in hooks.items():
+                setattr(callback, name, hook if exact else None)  # Lightning passes over what cannot be called
+        self.since = time.perf_counter()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        order.permutation = permutation
+        for callback, hooks in self.hooks.items():
+            for name, hook in hooks.items():
+                setattr(callback, name, hook)
+
+
+permutation = order.permutation
+
+
+def _shuffled(count: int, *_: int | str) -> torch.Tensor:
+    return torch.randperm(count)
+
+
+def dnn(setting: Setting) -> list[Row]:
+    """An epoch of the fast network in memory, where anything shows."""
+    Turns.exact, Turns.plain = [], []
+    words = [f"trainer.max_epochs={2 * PAIRS + 4}", "+callbacks.turns._target_=benchmarks.exactness.Turns"]
+    run(setting, "experiment=fashion_mnist_dnn", *words)
+    return [_row("epoch of the author's recipe in memory", Turns.exact, Turns.plain, 0.05)]
+
+
+def images(setting: Setting) -> list[Row]:
+    """An epoch of a folder of JPEGs that two processes read and augment one by one; the epoch waits for them."""
+    chain = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(150, padding=4)])
+    loaders = {exact: _loader(setting, chain, exact=exact) for exact in (True, False)}
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(5):
+        for exact in (True, False) if number % 2 else (False, True):
+            since = time.perf_counter()
+            for _ in loaders[exact]:
+                pass
+            if number:  # the first warms up
+                taken[exact].append(time.perf_counter() - since)
+    return [_row("epoch of 1,027 JPEGs, read and augmented by 2 processes", taken[True], taken[False], 0.10)]
+
+
+def _loader(setting: Setting, chain: Any, *, exact: bool) -> DataLoader[Any]:
+    data = ImageFolder(
+        str(setting.data / "horse-or-human" / "train"), cache=False, cache_dir=setting.scratch / "cache",
+        image_size=[150, 150], batch_size=32, val_fraction=0, test_fraction=0, num_workers=2, transform=chain,
+    )  # fmt: skip
+    data.setup()
+    loader = data.train_dataloader()
+    with _unkeyed(not exact):  # the processes that start now keep what they find
+        for _ in loader:
+            pass
+    return loader
+
+
+@contextmanager
+def _unkeyed(wanted: bool) -> Iterator[None]:
+    seed_all = source.seed_all
+    if wanted:
+        source.seed_all = lambda seed: None  # noqa: ARG005
+    try:
+        yield
+    finally:
+        source.seed_all = seed_all
+
+
+def _row(what: str, exact: list[float], plain: list[float], goal: float) -> Row:
+    cost = median(a / b for a, b in zip(exact, plain, strict=False)) - 1
+    measured = f"{cost:+.1%}: {median(exact):.3f} s to {median(plain):.3f} s"
+    return Row(f"cost of exactness: {what}", measured, f"<= {goal:.0%}", cost <= goal)

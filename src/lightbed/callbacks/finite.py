@@ -1,0 +1,98 @@
+"""A loss that is no number: named at its step, before it reaches the weights."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightbed.errors import RunError, one_of
+from lightbed.runs.log import say
+from lightbed.runs.record import writing
+
+_MOST = 10  # batches left out one after another
+
+
+class Finite(Callback):
+    """Looks at the loss of each training step before its gradients are computed.
+
+    The first batch whose loss is NaN or infinite is written to not_finite.pt in the run folder, as the network saw it,
+    with the weights of that moment and the losses by name; `torch.load` reads it with `weights_only=True`.
+
+    Args:
+        nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip' leaves the
+            batch out, and ends the run when ten of them follow each other.
+    """
+
+    def __init__(self, nan: str = "stop") -> None:
+        self.skips = one_of(nan, ("stop", "skip"), "trainer.nan") == "skip"
+        self.in_a_row = 0
+        self.saved: Path | None = None
+        self.buffers: list[tuple[Tensor, Tensor]] = []  # in place and as they were before the step
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.check_loss = partial(self.check, trainer, pl_module)  # type: ignore[assignment]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        pl_module.check_loss = None  # type: ignore[assignment]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        if self.skips:  # a batch norm's statistics take in a batch before its loss is known
+            self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.model.buffers()]
+
+    def check(
+        self, trainer: Trainer, task: LightningModule, total: Tensor, parts: Mapping[str, Tensor], batch: Any
+    ) -> bool:
+        """Whether the step may go on.
+
+        Raises:
+            RunError: the loss is not finite, and the run ends for it.
+        """
+        value = total.item()
+        bad = not math.isfinite(value)
+        if self.skips and trainer.world_size > 1:  # all processes leave a step out, or none does
+            told = torch.tensor(float(bad), device=total.device)
+            bad = bool(trainer.strategy.reduce(told, reduce_op="max"))
+        if not bad:
+            self.in_a_row = 0
+            return True
+        loop: Any = trainer.fit_loop.epoch_loop
+        where = f"batch {loop.batch_idx + 1} of epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1:,}"
+        losses = {"loss": value, **{name: part.item() for name, part in parts.items()}}
+        wrong = {name: number for name, number in losses.items() if not math.isfinite(number)} or losses
+        told_losses = ", ".join(f"{name} is {number:g}" for name, number in wrong.items())
+        first = self.saved is None
+        if first and trainer.is_global_zero:
+            self.saved = self._save(trainer, task, batch, losses)
+        self.in_a_row += 1
+        if not self.skips or self.in_a_row >= _MOST:
+            again = f" for the {_MOST}th batch one after another" if self.skips else ""
+            how = "" if self.skips else ", or leave such batches out by trainer.nan=skip"
+            raise RunError(
+                f"{told_losses} in {where}{again}; the first such batch and the weights are in {self.saved}: lower "
+                f"optimizer.lr, or clip gradients by trainer.gradient_clip_val=1{how}"
+            )
+        for buffer, before in self.buffers:
+            buffer.copy_(before)
+        if trainer.is_global_zero:
+            say(f"left out, for its {told_losses}: {where}" + (f"; see {self.saved}" if first else ""))
+        return False
+
+    def _save(self, trainer: Trainer, task: LightningModule, batch: Any, losses: dict[str, float]) -> Path:
+        images, target = batch
+        path = Path(trainer.default_root_dir) / "not_finite.pt"
+        content = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "losses": losses,
+            "images": images,
+            "target": target,
+            "state_dict": task.state_dict(),
+        }
+        with writing(path):
+            torch.save(content, path)
+        return path

@@ -1,0 +1,263 @@
+"""Resuming: the same bits as a run that was never stopped, wherever it was stopped."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from exact import WORDS, kill, result
+from lightbed.cli import main
+from lightbed.runs.history import read_history, write_history
+
+EVERY = "callbacks.checkpoint.every_n_steps"
+MOVING = ("augment=flip_crop", "scheduler=cosine")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of a run that is never stopped, by its overrides."""
+
+    @cache
+    def run(words: tuple[str, ...]) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        assert main(["train", *WORDS, f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}", *words]) == 0
+        return result(folder)
+
+    return run
+
+
+def stopped(folder: Path, *words: str, code: int = 1) -> Path:
+    """A run that ends early."""
+    assert main(["train", *WORDS, f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}", *words]) == code
+    return folder
+
+
+def resume(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    assert main(["train", f"resume={folder}", "trust=true", *words]) == code
+    return result(folder)
+
+
+CONFIGURATIONS = {
+    "plain": (),
+    "batched augmentation": ("augment=flip_crop",),
+    "augmentation of each sample": ("augment=torchvision_v2",),
+    "accumulation": ("trainer.accumulate_grad_batches=3",),
+    "cosine": ("scheduler=cosine",),
+    "one cycle": ("scheduler=onecycle",),
+    "plateau": ("scheduler=plateau", "scheduler.build.patience=0", "scheduler.build.threshold=1"),
+    "early stopping": ("callbacks=early_stopping", "callbacks.pictures=null", "callbacks.curves=null",
+                       "callbacks.layers=null", "callbacks.early_stopping.patience=1",
+                       "callbacks.early_stopping.min_delta=1", "trainer.max_epochs=6"),
+    "bfloat16": ("trainer.precision=bf16-mixed",),
+    "moving average": ("+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}",),
+    "unfreezing": ("+callbacks.unfreezing={_target_:lightbed.callbacks.unfreezing.Unfreezing,parts:{trunk:1}}",),
+    "a frozen part": ("+task.rates={trunk:0}",),
+    "further metrics": ("+task.metrics={"
+                        "error:{_target_:torchmetrics.classification.MulticlassCalibrationError,num_classes:10},"
+                        "kappa:{_target_:torchmetrics.classification.MulticlassCohenKappa,num_classes:10},"
+                        "top2:{_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10,top_k:2}}",),
+    "validation every second epoch": ("trainer.check_val_every_n_epoch=2",),
+    "validation twice an epoch": ("+trainer.val_check_interval=4",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(
+    tmp_path: Path, whole: Any, words: tuple[str, ...]
+) -> None:
+    folder = stopped(tmp_path / "run", *words, f"{EVERY}=2", kill("batch", 14))
+    assert resume(folder) == whole(words)
+
+
+PLACES = {
+    "in a validation": (kill("validation", 5), 1),
+    "in the first epoch's validation": (kill("validation", 2), 1),
+    "between an epoch and its checkpoint": (kill("epoch", 2), 1),
+    "after an epoch's checkpoint": (kill("saved", 2), 1),
+    "before any checkpoint": (kill("batch", 3), 1),
+    "while testing": (kill("test", 1), 1),
+    "by SIGTERM in an epoch": (kill("batch", 11, "term"), 143),
+    "by SIGTERM in the last batch": (kill("batch", 16, "term"), 143),
+    "by SIGTERM in a validation": (kill("validation", 5, "term"), 143),
+    "by SIGTERM at the end": (kill("epoch", 3, "term"), 143),
+    "by Ctrl-C in an epoch": (kill("batch", 11, "int"), 130),
+    "by Ctrl-C in a validation": (kill("validation", 3, "int"), 130),
+}
+
+
+AVERAGED = ("+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}", "trainer.accumulate_grad_batches=2")
+STEPS = {"batch 11": 11, "batch 16": 16, "validation 5": 16, "epoch 3": 24, "validation 3": 8}
+
+
+@pytest.mark.parametrize(("killer", "code"), PLACES.values(), ids=PLACES)
+def test_wherever_a_run_is_stopped_it_ends_with_the_same_bits(
+    tmp_path: Path, whole: Any, killer: str, code: int
+) -> None:
+    step = stop_and_resume(tmp_path / "run", whole, killer, code, MOVING)
+    if code != 1:  # asked to stop, it loses nothing
+        hook, count = re.findall(r"hook:(\w+),count:(\d+)", killer)[0]
+        assert step == STEPS[f"{hook} {count}"]
+
+
+@pytest.mark.parametrize("place", ["in a validation", "by SIGTERM in a validation", "by SIGTERM in an epoch"])
+def test_with_averaged_weights_too(tmp_path: Path, whole: Any, place: str) -> None:
+    stop_and_resume(tmp_path / "run", whole, *PLACES[place], (*MOVING, *AVERAGED))
+
+
+def stop_and_resume(folder: Path, whole: Any, killer: str, code: int, words: tuple[str, ...]) -> int:
+    """The step that the resumed run, which must end as a whole one, went on from."""
+    if code == 143:  # SIGTERM ends the interpreter
+        with pytest.raises(SystemExit) as ended:
+            stopped(folder, *words, killer)
+        assert ended.value.code == code
+    else:
+        stopped(folder, *words, killer, code=code)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == ("failed" if code == 1 else "interrupted")
+    last = folder / "checkpoints" / "last.ckpt"
+    step: int = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
+    assert resume(folder) == whole(words)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "done"
+    assert [entry["step"] for entry in record["resumed"]] == [step]
+    assert "error" not in record
+    return step
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path, whole: Any) -> None:
+    """Each time at another place, with another number of reading processes."""
+    words = (*MOVING, "trainer.accumulate_grad_batches=3")
+    folder = stopped(tmp_path / "run", *words, f"{EVERY}=1", kill("batch", 5))
+    for number, (hook, count, workers) in enumerate([("batch", 4, 2), ("validation", 1, 0), ("batch", 1, 1)]):
+        (folder / "killed").rename(folder / f"killed.{number}")
+        config = (folder / "config.yaml").read_text()
+        at = f"hook: {hook}\n    count: {count}\n"
+        (folder / "config.yaml").write_text(re.sub(r"hook: \w+\n    count: \d+\n", at, config))
+        assert main(["train", f"resume={folder}", "trust=true", f"data.num_workers={workers}"]) == 1
+    assert resume(folder, "data.num_workers=0") == whole(words)
+    record = json.loads((folder / "run.json").read_text())
+    steps = [entry["step"] for entry in record["resumed"]]
+    assert steps == sorted(steps)
+    assert len(steps) == 4
+
+
+def test_metrics_and_tensorboard_are_one_history(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = stopped(tmp_path / "run", "logger.tensorboard=true", kill("epoch", 2))
+    write_row_too_many(folder)
+    resume(folder)
+    rows = read_history(folder / "metrics.csv")
+    assert [(row["epoch"], row["step"]) for row in rows] == [(0, 8), (1, 16), (2, 24)]
+    events = EventAccumulator(str(folder)).Reload()
+    for name in ("train/loss", "val/accuracy"):
+        assert [event.step for event in events.Scalars(name)] == [8, 16, 24]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx([row[name] for row in rows])
+
+
+def write_row_too_many(folder: Path) -> None:
+    """What a run leaves that is killed after the second epoch's row and before its checkpoint."""
+    from lightbed.runs.board import Board
+
+    rows = read_history(folder / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0]
+    write_history(folder / "metrics.csv", [*rows, {**rows[0], "epoch": 1, "step": 16, "train/loss": 99.0}])
+    board = Board(folder)
+    board.log_row({"epoch": 1, "step": 16, "train/loss": 99.0, "val/accuracy": 0.0})
+    board.finish("failed")
+    for number, file in enumerate(
+        sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns)
+    ):
+        file.rename(folder / f"events.out.tfevents.{number}.earlier")  # they are read by name, which has the second
+
+
+def test_a_finished_run_has_nothing_to_resume_but_more_epochs(
+    tmp_path: Path, whole: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped(tmp_path / "run", "trainer.max_epochs=2", code=0)
+    before = (folder / "run.json").read_bytes()
+    resume(folder)
+    assert "is done: nothing is left to do" in capfd.readouterr().out
+    assert (folder / "run.json").read_bytes() == before
+    assert resume(folder, "trainer.max_epochs=3") == whole(())
+
+
+def test_an_untrained_network_trains_on(tmp_path: Path, whole: Any) -> None:
+    folder = stopped(tmp_path / "run", "trainer.max_epochs=0", code=0)
+    assert resume(folder, "trainer.max_epochs=3") == whole(())
+
+
+def test_what_has_changed_is_said_and_the_run_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path / "run", kill("batch", 9))
+    record = json.loads((folder / "run.json").read_text())
+    record["versions"]["torch"], record["hardware"]["isa"] = "2.0.0", "ABACUS"
+    (folder / "run.json").write_text(json.dumps(record))
+    resume(folder, "threads=2")
+    said = [line for line in capfd.readouterr().out.splitlines() if "may differ" in line]
+    assert len(said) == 1
+    for part in (f"torch {torch.__version__} (was 2.0.0)", "(was ABACUS)", "threads 2 (was 1)"):
+        assert part in said[0]
+    entry = json.loads((folder / "run.json").read_text())["resumed"][0]
+    assert entry["threads"] == 2
+    assert entry["versions"]["torch"] == torch.__version__
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed in its second epoch."""
+    return stopped(tmp_path_factory.mktemp("half") / "run", "scheduler=cosine", f"{EVERY}=3", kill("batch", 13))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resume={run}", "trust=true", "seed=1"], "seed=1: resume goes on with the run's own configuration"),
+        (["resume={run}", "trust=true", "model=cnn"], "model=cnn: resume goes on with"),
+        (["resume={run}", "trust=true", "trainer.max_epochs=9"], "scheduler.build.T_max=auto.* laid out for 3 epochs"),
+        (["resume={run}"], r"exact\.(Net|Kill) is not trusted; trust=true"),
+        (["resume={run}/nowhere"], "does not exist"),
+        (["resume={run}/checkpoints"], "is no run folder: it has no run.json"),
+        (["resume={run}/.."], "is no run folder: it holds several; choose one: run"),
+        (["resume={run}/checkpoints/best.ckpt"], "goes on from last.ckpt in its own folder"),
+    ],
+)
+def test_what_cannot_go_on_is_told_in_one_line_and_nothing_is_changed(
+    half: Path, words: list[str], said: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    before = (half / "run.json").read_bytes()
+    outputs = f"paths.outputs={tmp_path / 'outputs'}"
+    assert main(["train", *(word.format(run=half) for word in words), outputs]) == 2
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert re.search(said, message), message
+    assert (half / "run.json").read_bytes() == before
+    assert not list((tmp_path / "outputs").rglob("*")), "no folder is left for a run that never was"
+
+
+def test_other_batches_or_a_running_process_are_refused(
+    half: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("limit_train_batches: 8", "limit_train_batches: 7"))
+    assert main(["train", f"resume={folder}", "trust=true"]) == 2
+    assert "the run had 8 batches an epoch, now there are 7" in capfd.readouterr().err
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f,fcntl.LOCK_EX); print('held',"
+         "flush=True); input()", str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert main(["train", f"resume={folder}", "trust=true"]) == 2
+        assert "is still going on (process" in capfd.readouterr().err
+    finally:
+        holder.communicate("\n")
