@@ -70,6 +70,7 @@ def data_config(config: build.Config, loaded: Loaded, words: list[str]) -> build
         data = own_data(loaded, {name: config["paths"][name] for name in names}, trust=config["trust"])
     else:
         data = {**config["data"], **as_trained(loaded.task, given)}
+    data = build.with_targets(data, loaded.config["task"])
     own = loaded.config["data"]
     data["eval_batch_size"] = config["batch_size"] or own.get("eval_batch_size") or own["batch_size"]
     data["num_workers"] = own["num_workers"] if config["num_workers"] is None else config["num_workers"]
