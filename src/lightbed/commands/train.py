@@ -88,9 +88,9 @@ def run(config: build.Config, record: Record) -> float | None:
 
 
 def describe(data: DataModule) -> dict[str, Any]:
-    """The data's part of the record: images a split, classes, what was left out as broken, what the files hold."""
+    """The data's part of the record: images a split, classes, what was broken or wrong, what the files hold."""
     counts = {name: len(source) for name, source in data.splits.items()}
-    skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped}
+    skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped, "label_faults": data.label_faults}
     return {"images": counts, "classes": data.classes, **skipped, "fingerprint": data.fingerprint()}
 
 

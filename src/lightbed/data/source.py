@@ -146,6 +146,9 @@ class KeyedReader(Dataset[Batch]):
             images, target = self.collate([self._read(keys.epoch, index) for index in keys.indices.tolist()])
         if isinstance(target, dict):
             target["index"] = keys.indices
+        elif isinstance(target, list):
+            for one, index in zip(target, keys.indices, strict=True):
+                one["index"] = index
         return images, target
 
     def _read(self, epoch: int, index: int) -> Sample:
@@ -175,6 +178,16 @@ def stack(samples: list[Sample]) -> Batch:
     names = [name for name in samples[0][1] if name != "path"]
     columns: dict[str, list[Any]] = {name: [target[name] for _, target in samples] for name in names}  # type: ignore[literal-required]
     return images, {name: torch.stack([torch.as_tensor(value) for value in columns[name]]) for name in names}
+
+
+def listed(samples: list[Sample]) -> Batch:
+    """Samples of any sizes -> a list of images uint8 (C, h, w) and a list of targets, of plain tensors."""
+    images = [image.as_subclass(Tensor) for image, _ in samples]
+    return images, [{name: _plain(value) for name, value in target.items()} for _, target in samples]
+
+
+def _plain(value: Any) -> Any:
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
 
 
 def as_batch(batch: Batch) -> Batch:
