@@ -1,5 +1,6 @@
 """Images with their objects, as every format of label files tells them, and what is wrong in such files."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,12 +35,17 @@ CLIPPED = "boxes partly outside their image, clipped"
 NO_NUMBER = "boxes that are no finite numbers, dropped"
 MALFORMED = "objects that cannot be read, dropped"
 UNKNOWN = "objects of an unknown class, dropped"
-NO_MASK = "objects without a mask, given their box as one"
+NO_MASK = "objects without an outline, given their box as one"
+BAD_MASK = "outlines that cannot be read, replaced by their box"
+ORPHAN = "objects of images that the file does not list, dropped"
 NO_IMAGE = "images that are missing, left out"
-NO_LABELS = "label files that are missing or cannot be read, their images left out"
+NO_LABELS = "images without a label file, left out"
+UNREADABLE = "label files that cannot be read, their images left out"
+UNLISTED = "lists of splits that lack images, which are left out"
 RESIZED = "images of another size than their labels say, boxes scaled"
 OTHER_SIZE = "images of another size than their labels say, left out"
-TWICE = "images in two splits, left out of the first one"
+TWICE = "images in two splits, kept in the one further from training"
+SAME_SPLIT = "splits that are the training split again, cut from it instead"
 
 
 @dataclass
@@ -48,7 +54,8 @@ class Annotated:
 
     image: Entry
     split: str
-    place: str = ""  # where object i stands, with {} for numbers[i]: 'labels/7.txt line {}'
+    file: str = ""  # where its objects are told
+    unit: str = "line"  # what `numbers` count in it
     numbers: list[int] = field(default_factory=list)  # line or id of each object
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # float64 (n, 4): xyxy in pixels
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (n,)
@@ -57,6 +64,10 @@ class Annotated:
     shapes: list[Shape | None] = field(default_factory=list)  # n outlines
     size: tuple[int, int] | None = None  # (height, width) as the label file says
     relative: bool = False  # boxes and polygons are fractions of width and height
+
+    def where(self, index: int) -> str:
+        """The place of an object, for messages."""
+        return f"{self.file} {self.unit} {self.numbers[index]}"
 
     def chosen(self, keep: np.ndarray) -> "Annotated":
         """The image with those objects alone that `keep`, bool (n,), names."""
@@ -78,6 +89,25 @@ class Annotations:
     faults: list[Fault] = field(default_factory=list)
 
 
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "trainval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Words by which files and folders name splits."""
+
+
+def split_of(path: str) -> str | None:
+    """The split that a path names, the last word that is one; None where it names none."""
+    words = [word for word in re.findall("[a-z]+", path.lower()) if word in SPLITS]
+    return SPLITS[words[-1]] if words else None
+
+
 class Object(NamedTuple):
     """One object as a parser has read it."""
 
@@ -89,12 +119,15 @@ class Object(NamedTuple):
     shape: Shape | None = None
 
 
-def annotated(image: Entry, split: str, place: str, objects: Sequence[Object], **more: Any) -> Annotated:
+def annotated(
+    image: Entry, split: str, file: Path, objects: Sequence[Object], unit: str = "line", **more: Any
+) -> Annotated:
     """An `Annotated` of single objects."""
     return Annotated(
         image,
         split,
-        place,
+        str(file),
+        unit,
         [one.number for one in objects],
         np.array([one.box for one in objects], np.float64).reshape(-1, 4),
         np.array([one.label for one in objects], np.int64),
@@ -128,7 +161,7 @@ def settle(one: Annotated, size: tuple[int, int], *, masks: bool) -> tuple[Annot
     one = replace(one, boxes=whole, shapes=shapes, areas=areas, size=size, relative=False)
     if not len(whole):
         return one, faults
-    finite = np.isfinite(whole).all(1)
+    finite: np.ndarray = np.isfinite(whole).all(1)
     limits = np.array([width, height, width, height], np.float64)
     clipped = np.clip(np.where(finite[:, None], whole, 0), 0, limits)
     positive = (whole[:, 2:] > whole[:, :2]).all(1)
@@ -137,7 +170,7 @@ def settle(one: Annotated, size: tuple[int, int], *, masks: bool) -> tuple[Annot
     for i in np.flatnonzero(~finite | ~inside | beyond).tolist():
         kind = NO_NUMBER if not finite[i] else NO_AREA if not positive[i] else OUTSIDE if not inside[i] else CLIPPED
         box = [round(value, 2) for value in whole[i].tolist()]
-        faults.append(Fault(kind, one.place.format(one.numbers[i]), f"box {box} of an image of {width}x{height}"))
+        faults.append(Fault(kind, one.where(i), f"box {box} of an image of {width}x{height}"))
     kept = replace(one, boxes=clipped).chosen(finite & inside)
     return (_with_masks(kept, faults) if masks else kept), faults
 
@@ -151,10 +184,9 @@ def _factors(one: Annotated, size: tuple[int, int]) -> tuple[tuple[float, float]
         return (1.0, 1.0), []
     said = f"{one.image.path} is {width}x{height} pixels, its labels are of {one.size[1]}x{one.size[0]}"
     factors = (width / one.size[1], height / one.size[0])
-    where = one.place.partition(":{}")[0].partition(" {}")[0].removesuffix(" annotation").removesuffix(" line")
     if abs(factors[0] / factors[1] - 1) <= _PROPORTION:
-        return factors, [Fault(RESIZED, where, said)]
-    return None, [Fault(OTHER_SIZE, where, said)]
+        return factors, [Fault(RESIZED, one.file, said)]
+    return None, [Fault(OTHER_SIZE, one.file, said)]
 
 
 def _scaled(shape: Shape | None, factors: tuple[float, float]) -> Shape | None:
@@ -170,8 +202,23 @@ def _with_masks(one: Annotated, faults: list[Fault]) -> Annotated:
         if shape is None:
             x1, y1, x2, y2 = one.boxes[i].tolist()
             shapes[i] = [[x1, y1, x2, y1, x2, y2, x1, y2]]
-            faults.append(Fault(NO_MASK, one.place.format(one.numbers[i]), "no outline"))
+            faults.append(Fault(NO_MASK, one.where(i), "no outline"))
     return replace(one, shapes=shapes)
+
+
+def without_twins(images: Sequence[Annotated]) -> tuple[list[Annotated], list[Fault]]:
+    """The images, each in one split alone: in test rather than val, in val rather than train."""
+    rank = {"train": 0, "val": 1, "test": 2}
+    best: dict[str, str] = {}
+    for one in images:
+        path = one.image.path
+        best[path] = max(best.get(path, one.split), one.split, key=rank.__getitem__)
+    faults = [
+        Fault(TWICE, one.file, f"{one.image.path} is in {one.split} and in {best[one.image.path]}")
+        for one in images
+        if one.split != best[one.image.path]
+    ]
+    return [one for one in images if one.split == best[one.image.path]], faults
 
 
 def summary(faults: Iterable[Fault]) -> dict[str, int]:

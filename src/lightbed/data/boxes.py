@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from lightbed.data.annotations import Annotated, Annotations, Fault, settle, summary
+from lightbed.data.annotations import Annotated, Annotations, Fault, settle, summary, without_twins
 from lightbed.data.base import Loading
 from lightbed.data.folder import ImageFolder
 from lightbed.data.images import read_image
@@ -82,6 +82,8 @@ class BoxData(ImageFolder):
         if not self.root.is_dir():
             raise UserError(self.absent())
         found = self._chosen(self.find_objects())
+        found.images, twice = without_twins(found.images)
+        found.faults += twice
         if not found.images:
             missing = f", e.g. {found.faults[0]}" if found.faults else ""
             raise UserError(f"data.root={self.root}: no image has labels{missing}")

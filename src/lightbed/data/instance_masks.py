@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lightbed.data.annotations import NO_LABELS, Annotated, Annotations, Fault, Object, annotated
+from lightbed.data.annotations import NO_LABELS, UNREADABLE, Annotated, Annotations, Fault, Object, annotated
 from lightbed.data.bar import bar
 from lightbed.data.boxes import BoxData
 from lightbed.data.images import guarded, in_threads, upright_size
@@ -27,7 +27,7 @@ def parse_instance_masks(root: Path, pairs: Pairs, class_name: str, void: int | 
         void: value that is no object, e.g. of the borders between them.
     """
     found = Annotations([], [class_name], [root / mask.path for mask in pairs.masks])
-    found.faults += [Fault(NO_LABELS, line, "it has no partner") for line in pairs.unmatched]
+    found.faults += [Fault(NO_LABELS, str(root), line) for line in pairs.unmatched]
     places = range(len(pairs.images))
     with bar("reading masks", len(places)) as advance:
         for start in places[::_BLOCK]:
@@ -36,7 +36,7 @@ def parse_instance_masks(root: Path, pairs: Pairs, class_name: str, void: int | 
                 if isinstance(result, Annotated):
                     found.images.append(result)
                 else:
-                    found.faults.append(Fault(NO_LABELS, str(root / pairs.masks[place].path), result))
+                    found.faults.append(Fault(UNREADABLE, str(root / pairs.masks[place].path), result))
             advance(len(block))
     return found
 
@@ -57,7 +57,7 @@ def _read(root: Path, pairs: Pairs, place: int, void: int | None) -> Annotated |
         if number not in (0, void)
         for mask, box in [_found(np.equal(numbers, number))]
     ]
-    return annotated(image, pairs.splits[place], f"{path} object {{}}", objects, size=size)
+    return annotated(image, pairs.splits[place], path, objects, "object", size=size)
 
 
 def _numbers(image: Image.Image) -> np.ndarray:
