@@ -1,6 +1,7 @@
 """Images with boxes, labels and perhaps instance masks, whatever format their label files have."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -205,10 +206,7 @@ class BoxSource:
         boxes = self.preprocess.fit_boxes(given, own)
         target: dict[str, Any] = {"boxes": boxes.float(), "labels": torch.from_numpy(one.labels)}
         if self.masks:
-            masks = draw_masks([shape for shape in one.shapes if shape is not None], own)
-            if len(masks):
-                masks = self.preprocess.fit(masks.to(torch.uint8), mask=True).bool()
-            target["masks"] = masks.reshape(-1, *size)
+            target["masks"] = self._masks(one, own, boxes)
         if self.crowd:
             target["crowd"] = torch.from_numpy(one.crowd)
         if self.areas:
@@ -220,6 +218,19 @@ class BoxSource:
         if self.masks:
             target["masks"] = tv_tensors.Mask(target["masks"])
         return {**target, "path": self.paths[index]}
+
+    def _masks(self, one: Annotated, own: tuple[int, int], boxes: Tensor) -> Tensor:
+        """Masks bool (n, H, W); one too thin to own the centre of a pixel has those that its box touches."""
+        masks = draw_masks([shape for shape in one.shapes if shape is not None], own)
+        if self.preprocess.size is not None:
+            masks = masks.reshape(-1, *own).to(torch.uint8)
+            masks = self.preprocess.fit(masks, mask=True) if len(masks) else masks.new_zeros(0, *self.preprocess.size)
+            masks = masks.bool()
+        for i in (~masks.flatten(1).any(1)).nonzero()[:, 0].tolist():
+            left, top, right, bottom = boxes[i].tolist()
+            if left >= 0 and top >= 0 and right <= masks.shape[2] and bottom <= masks.shape[1]:
+                masks[i, int(top) : max(math.ceil(bottom), 1), int(left) : max(math.ceil(right), 1)] = True
+        return masks
 
 
 def targets_of(source: Any) -> list[dict[str, Tensor]]:

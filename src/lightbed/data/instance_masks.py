@@ -45,7 +45,7 @@ def _read(root: Path, pairs: Pairs, place: int, void: int | None) -> Annotated |
     """The image with its objects, or why its mask cannot be used."""
     image, path = pairs.images[place], root / pairs.masks[place].path
     try:
-        numbers = guarded(path, _numbers)
+        numbers = guarded(path, read_numbers)
         size = guarded(root / image.path, upright_size)
     except UserError as error:
         return str(error)
@@ -60,7 +60,7 @@ def _read(root: Path, pairs: Pairs, place: int, void: int | None) -> Annotated |
     return annotated(image, pairs.splits[place], path, objects, "object", size=size)
 
 
-def _numbers(image: Image.Image) -> np.ndarray:
+def read_numbers(image: Image.Image) -> np.ndarray:
     """The objects' numbers, integers (H, W); of colours, red, green and blue make one number."""
     pixels = np.asarray(image)
     if pixels.ndim == 2:

@@ -115,6 +115,11 @@ def _object(line: str, number: int, known: int | None) -> Object | Fault:
     return Object(number, box, int(label), shape=[values])
 
 
+def is_yolo_line(line: str) -> bool:
+    """Whether a line is an object."""
+    return isinstance(_object(line, 0, None), Object)
+
+
 def _without_image(others: set[Entry], used: list[Entry], layout: Layout, root: Path) -> list[Fault]:
     """Text files among the label files that belong to no image."""
     folders = {entry.path.rpartition("/")[0] for entry in used}

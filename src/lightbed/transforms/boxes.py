@@ -53,10 +53,9 @@ def tidy(target: dict[str, Any], size: tuple[int, int], whole: Tensor | None = N
     cut = share < 1 - 1e-4
     done = {**target, "boxes": boxes}
     if "masks" in target:
-        around = boxes_of(target["masks"])
-        boxes = torch.where(cut[:, None], around.to(boxes.dtype), boxes)
-        keep &= areas_of(around) > 0
-        done["boxes"] = boxes
+        keep &= target["masks"].flatten(1).any(1)
+        if bool(cut.any()):
+            boxes[cut] = boxes_of(target["masks"][cut]).to(boxes.dtype)
     if "area" in target:
         done["area"] = target["area"] * share.clamp(max=1)
     return done if bool(keep.all()) else {**done, **{name: done[name][keep] for name in PER_OBJECT if name in done}}
