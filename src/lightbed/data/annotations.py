@@ -164,8 +164,8 @@ def settle(one: Annotated, size: tuple[int, int], *, masks: bool) -> tuple[Annot
     finite: np.ndarray = np.isfinite(whole).all(1)
     limits = np.array([width, height, width, height], np.float64)
     clipped = np.clip(np.where(finite[:, None], whole, 0), 0, limits)
-    positive: np.ndarray = (whole[:, 2:] > whole[:, :2]).all(1)
     positive: np.ndarray = np.all(whole[:, 2:] > whole[:, :2], axis=1)
+    inside: np.ndarray = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)
     beyond = (np.abs(clipped - whole) > _SLACK).any(1)
     for i in np.flatnonzero(~finite | ~inside | beyond).tolist():
         kind = NO_NUMBER if not finite[i] else NO_AREA if not positive[i] else OUTSIDE if not inside[i] else CLIPPED
