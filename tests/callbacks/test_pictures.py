@@ -15,6 +15,7 @@ from lightbed.cli import main
 from lightbed.data.base import DataModule, Loading
 from lightbed.data.source import ArraySource
 from lightbed.draw.figure import RIGHT, WRONG
+from lightbed.draw.panels import draw
 from lightbed.models.dnn import DNN
 from lightbed.tasks import Classifier
 
@@ -107,7 +108,7 @@ def test_titles_are_those_of_the_predictions(tmp_path: Path) -> None:
         task.model[-1].bias.copy_(torch.tensor([1.0, 0, 0]))
     trainer.test(task, datamodule=data, verbose=False)
     reader = trainer.test_dataloaders.dataset
-    panels = predictions(task, reader, list(range(30)), batch_size=7)
+    panels = [draw(*seen, task.classes) for seen in predictions(task, reader, list(range(30)), batch_size=7)]
     truth = [data.classes[int(reader.source[i][1]["label"])] for i in range(30)]
     assert [panel.title for panel in panels] == [
         "top, right" if name == "top" else f"not top but {name}" for name in truth

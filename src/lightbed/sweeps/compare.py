@@ -69,6 +69,11 @@ class Comparison:
         """All runs, in the order of their rows."""
         return [run for row in self.rows for run in row.runs]
 
+    @property
+    def in_order(self) -> list[Row]:
+        """The rows by their settings instead, numbers from the lowest on."""
+        return sorted(self.rows, key=lambda row: [_rank(row, column) for column in self.columns])
+
 
 def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True) -> Comparison:
     """The table over `runs`.
