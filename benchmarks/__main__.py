@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import epochs, evaluation, folder, processes, segmentation
+from benchmarks import detection, epochs, evaluation, folder, processes, segmentation
 from benchmarks.paired import Row, Setting
 
 BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # and the data that they need
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "accuracy": (processes.accuracy, "FashionMNIST"),
     "unet": (segmentation.step, None),
     "camvid": (segmentation.reading, "CamVid"),
+    "detectors": (detection.step, None),
     "boxes": (evaluation.boxes, None),
     "masks": (evaluation.masks, None),
 }

@@ -1,0 +1,97 @@
+"""Detectors from the command line: each model brings its task and data; a run is tested again from its checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightbed.cli import main
+from lightbed.runs.load import load_run
+
+CONF = Path(__file__).parents[2] / "conf"
+QUICK = ["trainer=debug", "trainer.accelerator=cpu", "data.batch_size=2", "data.eval_batch_size=4", "threads=1"]
+SCENES = ["data.images={train:6,val:4,test:4}"]
+LIGHT = ["model.backbone=mobilenet_v3_small", "model.pyramid_channels=32"]
+REGIONS = [
+    *LIGHT,
+    "model.levels=[1,2]",
+    "model.anchor_sizes=[[12],[24],[48]]",
+    "model.representation_size=16",
+    "model.box_batch_size_per_image=8",
+    "model.box_detections_per_img=10",
+    "model.rpn_post_nms_top_n_test=20",
+]
+SMALL = {
+    "faster_rcnn": REGIONS,
+    "fcos": [*LIGHT, "model.levels=[1,2,3]", "model.strides=[4,8,16,32,64]"],
+    "mask_rcnn": [*REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8"],
+    "retinanet": [*LIGHT, "model.levels=[1,2,3]"],
+    "ssd": [],
+    "ssdlite": ["model.size=[96,96]"],
+}
+
+
+def train(folder: Path, *words: str) -> Path:
+    assert main(["train", *QUICK, f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}", *words]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny Mask R-CNN, which has everything that the others have."""
+    folder = tmp_path_factory.mktemp("detector") / "run"
+    return train(folder, "model=mask_rcnn", *SMALL["mask_rcnn"], *SCENES, "callbacks.pictures.count=2")
+
+
+def test_a_run_has_losses_of_both_stages_scores_threshold_and_pictures(run: Path) -> None:
+    final = json.loads((run / "metrics.json").read_text())
+    names = ("classifier", "box_reg", "objectness", "rpn_box_reg", "mask")
+    assert {f"{stage}/loss_{name}" for stage in ("train", "val", "test") for name in names} <= final.keys()
+    assert {"test/map", "test/map_50", "test/mask_map", "test/f1", "test/detections", "val/map"} <= final.keys()
+    assert "train/map" not in final
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["task"]["_target_"] == "lightbed.tasks.Detector"
+    assert config["model"]["num_classes"] == 10
+    assert (run / "pictures" / "predictions.png").is_file()
+    task = load_run(run).task
+    assert task.classes == [str(digit) for digit in range(10)]
+    assert 0 <= float(task.threshold) <= 1
+
+
+def test_its_test_again_gives_the_same_figures(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tested"
+    words = [f"hydra.run.dir={folder}", "device=cpu", "callbacks.pictures=null"]
+    assert main(["test", f"run={run}", *words]) == 0
+    final = json.loads((run / "metrics.json").read_text())
+    again = json.loads((folder / "metrics.json").read_text())
+    assert again == {name: value for name, value in final.items() if name.startswith("test/")}
+
+
+def test_zero_epochs_test_the_untrained_network(tmp_path: Path) -> None:
+    words = ["model=faster_rcnn", *SMALL["faster_rcnn"], *SCENES, "callbacks.pictures=null", "trainer.max_epochs=0"]
+    folder = train(tmp_path / "run", *words, "data.limit=2", "data.test_seen=1", "task.monitor=train/loss")
+    final = json.loads((folder / "metrics.json").read_text())
+    assert final["test/detections"] == 10
+    assert 0.05 < final["test/highest_score"] < 0.5
+    assert json.loads((folder / "run.json").read_text())["data"]["images"] == {"train": 2, "val": 4, "test": 1}
+
+
+def test_data_without_boxes_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["model=faster_rcnn", *SMALL["faster_rcnn"], "data=digits", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert main(["train", *QUICK, *words]) == 2
+    assert "a detector needs boxes, labels, but the data has label" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", SMALL)
+def test_each_model_brings_its_task_and_data(model: str, tmp_path: Path) -> None:
+    folder = train(tmp_path / "run", f"model={model}", *SMALL[model], *SCENES, "callbacks.pictures=null")
+    final = json.loads((folder / "metrics.json").read_text())
+    assert {"test/map", "test/loss", "val/map", "train/loss"} <= final.keys()
+    assert load_run(folder).task.num_classes == 10
+
+
+def test_every_detector_is_tried() -> None:
+    found = {path.stem for path in (CONF / "model").glob("*.yaml") if "task: detector" in path.read_text()}
+    assert found | {"mask_rcnn"} == set(SMALL)
