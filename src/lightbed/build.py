@@ -172,7 +172,7 @@ def make_augment(config: Config) -> Augment | None:
     """The batched augmentation of the augment group, keyed by the run's seed; None where it is empty."""
     named = config["augment"]["batch"].items()
     steps = [make(step, f"augment.batch.{name}") for name, step in named if step is not None]
-    return Augment(steps, config["seed"]) if steps else None
+    return Augment(steps, config["seed"], config["augment"]["visible"]) if steps else None
 
 
 def set_threads(count: int) -> None:

@@ -204,11 +204,11 @@ class BoxSource:
         size = self.preprocess.size or own
         given = torch.from_numpy(one.boxes)
         boxes = self.preprocess.fit_boxes(given, own)
-        target: dict[str, Any] = {"boxes": boxes.float(), "labels": torch.from_numpy(one.labels)}
+        target: dict[str, Any] = {"boxes": boxes.float(), "labels": torch.from_numpy(one.labels.copy())}
         if self.masks:
             target["masks"] = self._masks(one, own, boxes)
         if self.crowd:
-            target["crowd"] = torch.from_numpy(one.crowd)
+            target["crowd"] = torch.from_numpy(one.crowd.copy())
         if self.areas:
             scale = areas_of(boxes) / areas_of(given).clamp(min=1e-9)
             areas = torch.from_numpy(one.areas) * scale

@@ -13,6 +13,7 @@ from lightbed.chance import derive, seed_all
 from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
+from lightbed.transforms.boxes import transform_objects
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
 
@@ -156,8 +157,9 @@ class KeyedReader(Dataset[Batch]):
             image, target = self.source[index]
             if self.transform is None:
                 return image, target
-            seed_all(derive(self.seed, "sample", epoch, index))
-            image, target = self.transform(tv_tensors.Image(image), target)
+            image, target = self._transformed(
+                tv_tensors.Image(image), target, derive(self.seed, "sample", epoch, index)
+            )
             if image.dtype != torch.uint8:
                 raise UserError(
                     f"augment.sample gives {str(image.dtype).removeprefix('torch.')} images where uint8 goes on to the "
@@ -170,6 +172,13 @@ class KeyedReader(Dataset[Batch]):
             paths = getattr(self.source, "paths", None)
             where = f"sample {index}" + (f" ({paths[index]})" if paths is not None else "")
             raise RuntimeError(f"{where} of epoch {epoch} failed: {type(error).__name__}: {error}") from error
+
+    def _transformed(self, image: Tensor, target: Target, key: int) -> Sample:
+        transform: Callable[..., Sample] = self.transform  # type: ignore[assignment]  # only called where there is one
+        if "boxes" in target:
+            return transform_objects(transform, image, {**target}, lambda: seed_all(key))
+        seed_all(key)
+        return transform(image, target)
 
 
 def stack(samples: list[Sample]) -> Batch:

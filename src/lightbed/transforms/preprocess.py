@@ -86,6 +86,19 @@ class Preprocess(nn.Module):
         scale, shift = self._move(boxes, size)
         return (boxes + shift) / scale
 
+    def unfit_masks(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks bool (n, H, W) of what `fit` makes of an image of `size` -> of the image; nothing where it was cut."""
+        if self.size is None or tuple(size) == self.size:
+            return masks
+        scaled = self._scaled_size(size)
+        top, left = (round((whole - part) / 2) for whole, part in zip(scaled, self.size, strict=True))
+        found = torch.zeros(len(masks), *size, dtype=torch.bool)
+        for mask, own in zip(masks, found, strict=True):  # one at a time, for the image may be large
+            whole = torch.zeros(1, *scaled)
+            whole[0, top : top + self.size[0], left : left + self.size[1]] = mask
+            own.copy_(F.resize(whole, list(size), antialias=True)[0] >= 0.5)
+        return found
+
     def _move(self, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Factors of x, y, x, y, and how far the corner of the crop is from that of the scaled image."""
         height, width = scaled = self._scaled_size(size)
