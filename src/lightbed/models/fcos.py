@@ -1,7 +1,6 @@
 """FCOS of torchvision, with all its parts to be chosen."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from torchvision.models import detection
 from torchvision.models.detection.fcos import FCOSHead
@@ -30,8 +29,11 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
         strides: pixels between the places of each level, of two levels more than `levels`. A level finds boxes whose
             farthest side is 4 to 8 strides from the place, the first also smaller, the last also larger ones.
         num_convs: convolutions in each branch of the head.
+        center_sampling_radius: strides around an object's centre in which places learn it.
+        score_thresh: least score of a detection.
+        nms_thresh: IoU from which the worse of two detections of a class is left out.
         detections_per_img: at most 100.
-        thresholds: torchvision's further arguments.
+        topk_candidates: best detections of each level before non-maximum suppression.
 
     Raises:
         UserError: the arguments contradict each other, or the weights are another network's.
@@ -56,8 +58,11 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
         size_divisible: int = 32,
         strides: Sequence[int] = (8, 16, 32, 64, 128),
         num_convs: int = 4,
+        center_sampling_radius: float = 1.5,
+        score_thresh: float = 0.2,
+        nms_thresh: float = 0.6,
         detections_per_img: int = 100,
-        **thresholds: Any,
+        topk_candidates: int = 1000,
     ) -> None:
         at_most_100(detections_per_img, "detections_per_img")
         if pyramid_channels % 32:
@@ -80,8 +85,11 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
             num_classes + 1,
             anchor_generator=anchor_generator([[stride] for stride in strides], [1.0], len(strides)),
             head=FCOSHead(pyramid_channels, 1, num_classes + 1, num_convs),
+            center_sampling_radius=center_sampling_radius,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
-            **thresholds,
+            topk_candidates=topk_candidates,
         )
         self.transform = Sizes(min_size, max_size, size_divisible)
         if weights is not None:

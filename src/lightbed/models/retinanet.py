@@ -33,8 +33,12 @@ class RetinaNet(detection.RetinaNet):  # type: ignore[misc]  # torchvision ships
         anchor_sizes: see `pyramid.anchor_generator`, as for `anchor_ratios`; of two levels more than `levels`, the
             last ones, each half as large as the one before.
         box_loss: one of `LOSSES`.
+        score_thresh: least score of a detection.
+        nms_thresh: IoU from which the worse of two detections of a class is left out.
         detections_per_img: at most 100.
-        thresholds: torchvision's further arguments.
+        fg_iou_thresh: IoU with an object from which an anchor is one.
+        bg_iou_thresh: and below which it is background.
+        topk_candidates: best detections of each level before non-maximum suppression.
 
     Raises:
         UserError: the arguments contradict each other, or the weights are another network's.
@@ -61,8 +65,12 @@ class RetinaNet(detection.RetinaNet):  # type: ignore[misc]  # torchvision ships
         anchor_sizes: Sequence[Sequence[float]] = _SIZES,
         anchor_ratios: Sequence[Any] = (0.5, 1.0, 2.0),
         box_loss: str = "l1",
+        score_thresh: float = 0.05,
+        nms_thresh: float = 0.5,
         detections_per_img: int = 100,
-        **thresholds: Any,
+        fg_iou_thresh: float = 0.5,
+        bg_iou_thresh: float = 0.4,
+        topk_candidates: int = 1000,
     ) -> None:
         at_most_100(detections_per_img, "detections_per_img")
         body = pyramid(
@@ -85,8 +93,12 @@ class RetinaNet(detection.RetinaNet):  # type: ignore[misc]  # torchvision ships
             num_classes + 1,
             anchor_generator=anchors,
             head=head,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
             detections_per_img=detections_per_img,
-            **thresholds,
+            fg_iou_thresh=fg_iou_thresh,
+            bg_iou_thresh=bg_iou_thresh,
+            topk_candidates=topk_candidates,
         )
         self.transform = Sizes(min_size, max_size, size_divisible)
         if weights is not None:

@@ -39,8 +39,12 @@ class SSD(detection.ssd.SSD):  # type: ignore[misc]  # torchvision ships no type
         max_ratio: likewise of the last.
         steps: pixels between the places of each level; None: the image's size by the level's.
         clip: whether default boxes are no larger than the image.
+        score_thresh: least score of a detection.
+        nms_thresh: IoU from which the worse of two detections of a class is left out.
         detections_per_img: at most 100.
-        thresholds: torchvision's further arguments.
+        iou_thresh: IoU with an object from which a default box is one.
+        topk_candidates: best detections of a class before non-maximum suppression.
+        positive_fraction: share of objects among the boxes that the loss is computed on.
 
     Raises:
         UserError: the arguments contradict each other, or the weights are another network's.
@@ -62,8 +66,12 @@ class SSD(detection.ssd.SSD):  # type: ignore[misc]  # torchvision ships no type
         max_ratio: float = 0.9,
         steps: Sequence[int] | None = (8, 16, 32, 64, 100, 300),
         clip: bool = True,
+        score_thresh: float = 0.01,
+        nms_thresh: float = 0.45,
         detections_per_img: int = 100,
-        **thresholds: Any,
+        iou_thresh: float = 0.5,
+        topk_candidates: int = 400,
+        positive_fraction: float = 0.25,
     ) -> None:
         at_most_100(detections_per_img, "detections_per_img")
         features: Any = classifier("vgg16", 1000, in_channels, weights=weights_backbone).features
@@ -72,8 +80,19 @@ class SSD(detection.ssd.SSD):  # type: ignore[misc]  # torchvision ships no type
         body = SSDFeatureExtractorVGG(features, highres)
         boxes = default_boxes(aspect_ratios, min_ratio, max_ratio, scales, steps, clip=clip)
         head = SSDHead(widths(body, in_channels, size, boxes), boxes.num_anchors_per_location(), num_classes + 1)
-        common = {"head": head, "detections_per_img": detections_per_img, **thresholds}
-        super().__init__(body, boxes, tuple(size), num_classes + 1, **common)
+        super().__init__(
+            body,
+            boxes,
+            tuple(size),
+            num_classes + 1,
+            head=head,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            detections_per_img=detections_per_img,
+            iou_thresh=iou_thresh,
+            topk_candidates=topk_candidates,
+            positive_fraction=positive_fraction,
+        )
         self.transform = Sizes(size_divisible=1, size=(size[0], size[1]))
         if weights is not None:
             load_detector(self, "ssd300_vgg16", weights, _FRESH)
@@ -118,8 +137,12 @@ class SSDLite(detection.ssd.SSD):  # type: ignore[misc]  # torchvision ships no 
         max_ratio: float = 0.95,
         steps: Sequence[int] | None = None,
         clip: bool = True,
+        score_thresh: float = 0.001,
+        nms_thresh: float = 0.55,
         detections_per_img: int = 100,
-        **thresholds: Any,
+        iou_thresh: float = 0.5,
+        topk_candidates: int = 300,
+        positive_fraction: float = 0.25,
     ) -> None:
         at_most_100(detections_per_img, "detections_per_img")
         layer = norm_layer(norm, norm_eps, norm_momentum)
@@ -132,8 +155,19 @@ class SSDLite(detection.ssd.SSD):  # type: ignore[misc]  # torchvision ships no 
         boxes = default_boxes(aspect_ratios, min_ratio, max_ratio, scales, steps, clip=clip)
         counts = boxes.num_anchors_per_location()
         head = SSDLiteHead(widths(body, in_channels, size, boxes), counts, num_classes + 1, layer)
-        common = {"head": head, "detections_per_img": detections_per_img, **thresholds}
-        super().__init__(body, boxes, tuple(size), num_classes + 1, **common)
+        super().__init__(
+            body,
+            boxes,
+            tuple(size),
+            num_classes + 1,
+            head=head,
+            score_thresh=score_thresh,
+            nms_thresh=nms_thresh,
+            detections_per_img=detections_per_img,
+            iou_thresh=iou_thresh,
+            topk_candidates=topk_candidates,
+            positive_fraction=positive_fraction,
+        )
         self.transform = Sizes(size_divisible=1, size=(size[0], size[1]))
         if weights is not None:
             load_detector(self, "ssdlite320_mobilenet_v3_large", weights, _FRESH)

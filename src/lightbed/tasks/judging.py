@@ -55,14 +55,14 @@ def losses_and_detections(
 
 
 def deciders(model: nn.Module) -> list[nn.Module]:
-    """The parts that give losses or detections by their mode: those with parts of their own, outside the backbone.
+    """What gives losses or detections by its mode: the model and its parts that have parts, outside the backbone.
 
     Norm layers, dropout and the scaling of images are leaves.
     """
     return [
         part
         for name, part in model.named_modules()
-        if name.partition(".")[0] != "backbone" and next(part.children(), None) is not None
+        if part is model or (name.partition(".")[0] != "backbone" and next(part.children(), None) is not None)
     ]
 
 
