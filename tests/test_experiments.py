@@ -21,6 +21,8 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human, fakes.camvid, fakes.drone):
         draw(root)
+    for name in ("penn_fudan", "raccoon"):
+        fakes.DRAWN[name](root)
     return root
 
 

@@ -15,7 +15,11 @@ from lightbed.build import fill_auto, make
 CONF = Path(__file__).parents[2] / "conf" / "model"
 BASES = ("torchvision", "custom")  # they name no network of their own
 # those that bring another task, and those that build on them, are held to its contract by the tests of their own
-OTHERS = {path.stem for path in CONF.glob("*.yaml") if re.search(r"override /task|\[faster_rcnn", path.read_text())}
+OTHERS = {
+    path.stem
+    for path in CONF.glob("*.yaml")
+    if re.search(r"override /task|\[(\w*_rcnn|retinanet|fcos), ", path.read_text())
+}
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in {*BASES, *OTHERS})
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 56, "horse_cnn": 300}
 # computed with real numbers by default

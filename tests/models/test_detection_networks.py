@@ -95,6 +95,21 @@ def test_mobilenet_pyramid_is_torchvisions() -> None:
         assert shapes(model) == shapes(detection.fasterrcnn_mobilenet_v3_large_fpn(**FRESH))
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn", "retinanet", "fcos"])
+def test_configs_for_weights_of_coco_are_torchvisions_network(name: str) -> None:
+    config = fill_auto({**node(f"{name}_coco"), "weights": None}, {"num_classes": 3, "in_channels": 3}, "model")
+    builder = getattr(detection, f"{name.replace('faster_', 'faster').replace('mask_', 'mask')}_resnet50_fpn")
+    with torch.device("meta"):
+        model, reference = make(config, "model"), builder(**FRESH)
+    theirs = {name: shape for name, shape in shapes(reference).items() if "num_batches_tracked" not in name}
+    assert shapes(model) == theirs  # torchvision has frozen norms only where it loads weights
+    ours, expected = (net.rpn if "rcnn" in name else net for net in (model, reference))
+    assert ours.anchor_generator.sizes == expected.anchor_generator.sizes
+    assert ours.anchor_generator.aspect_ratios == expected.anchor_generator.aspect_ratios
+    assert model.transform.min_size == list(reference.transform.min_size)
+    assert model.transform.max_size == reference.transform.max_size
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [(FasterRCNN, detection.FasterRCNN), (RetinaNet, detection.RetinaNet)],
