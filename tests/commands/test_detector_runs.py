@@ -1,11 +1,13 @@
 """Detectors from the command line: each model brings its task and data; a run is tested again from its checkpoint."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+import fakes
 from lightbed.cli import main
 from lightbed.runs.load import load_run
 
@@ -75,6 +77,23 @@ def test_zero_epochs_test_the_untrained_network(tmp_path: Path) -> None:
     assert final["test/detections"] == 10
     assert 0.05 < final["test/highest_score"] < 0.5
     assert json.loads((folder / "run.json").read_text())["data"]["images"] == {"train": 2, "val": 4, "test": 1}
+
+
+def test_few_images_are_compared_over_epochs_on_one_that_was_trained_on(tmp_path: Path) -> None:
+    fakes.penn_fudan_people(tmp_path / "data")
+    words = ["sweep=few_images", "trainer.max_epochs=0,2", "data.limit=3", "data.batch_size=3", *REGIONS]
+    places = [f"paths.data={tmp_path / 'data'}", f"hydra.sweep.dir={tmp_path / 'many'}", f"paths.outputs={tmp_path}"]
+    assert main(["train", *words, *places, "trainer.accelerator=cpu", "threads=1"]) == 0
+    with (tmp_path / "many" / "report.csv").open(newline="") as file:
+        rows = {row["trainer.max_epochs"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"0", "2"}
+    assert 0 < float(rows["0"]["test/highest_score"]) < 1
+    assert float(rows["0"]["test/detections"]) <= 10
+    assert rows["0"]["train/loss"] == ""
+    assert float(rows["2"]["train/loss"]) > 0
+    head = (tmp_path / "many" / "report.md").read_text().splitlines()[2]
+    assert all(name in head for name in ("train/loss", "test/detections", "test/highest_score"))
+    assert (tmp_path / "many" / "sample_0.png").is_file()
 
 
 def test_data_without_boxes_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
