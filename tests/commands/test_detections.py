@@ -60,6 +60,7 @@ def test_images_are_numbered_by_their_names_where_all_have_one() -> None:
     assert list(image_ids([Path("a/7.jpg"), Path("b/7.jpg")]).values()) == [1, 2], "no number twice"
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own with numpy 2
 @pytest.mark.parametrize("images", [[0, 5], [], [5]])
 def test_results_are_what_pycocotools_reads(images: list[int], tmp_path: Path) -> None:
     file = tmp_path / "results.json"

@@ -60,7 +60,7 @@ def detected(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]
     gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
     pair = np.concatenate([left, gap, right], axis=1)
     color = RIGHT if found == there and not wrong else WRONG
-    return Panel(pair, title, color, inches=(pair.shape[1] + 2) / DPI)
+    return Panel(pair, title, color, inches=(pair.shape[1] + 2.5) / DPI)
 
 
 def confident(prediction: Any, threshold: float) -> Any:

@@ -30,6 +30,6 @@ def side_by_side(files: Sequence[tuple[str, Path]], title: str, *below: str) -> 
         with Image.open(file) as image:
             told = str(image.info.get("Title", ""))
             drawn = np.asarray(image.convert("RGB"))
-        inches = min(max((drawn.shape[1] + 2) / DPI, _LEAST), _MOST)
+        inches = min(max((drawn.shape[1] + 2.5) / DPI, _LEAST), _MOST)
         panels.append(Panel(drawn, f"{label}\n{told}" if told else label, INK, inches=inches))
     return image_grid(panels, title, *below)
