@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import fakes
 from lightbed.cli import main
+from lightbed.data.digit_scenes import DigitScenes
+from lightbed.draw.boxes import confident
 from lightbed.runs.load import load_run
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -68,6 +71,47 @@ def test_its_test_again_gives_the_same_figures(run: Path, tmp_path: Path) -> Non
     final = json.loads((run / "metrics.json").read_text())
     again = json.loads((folder / "metrics.json").read_text())
     assert again == {name: value for name, value in final.items() if name.startswith("test/")}
+
+
+def test_pictures_show_pairs_curves_and_confusion(run: Path) -> None:
+    drawn = {path.stem for path in (run / "pictures").iterdir()}
+    assert drawn == {"predictions", "confusion_matrix", "precision_recall", "precision_recall_masks"}
+    assert "evaluation of 4 images: " in (run / "log.txt").read_text()
+
+
+def test_predict_draws_and_writes_objects_at_the_images_own_size(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    task = load_run(run).task
+    photos, folder = tmp_path / "photos", tmp_path / "predicted"
+    photos.mkdir()
+    data = DigitScenes(images={"train": 1, "val": 1, "test": 2})
+    data.setup()
+    (small, _), (large, _) = (data.splits["test"][i] for i in range(2))
+    Image.fromarray(small.permute(1, 2, 0).numpy()).save(photos / "007.png")
+    Image.fromarray(large.permute(1, 2, 0).numpy()).resize((192, 128)).save(photos / "12.png")
+    alone = tmp_path / "alone.ckpt"  # the file is all that is needed
+    alone.write_bytes((run / "checkpoints" / "best.ckpt").read_bytes())
+    words = [f"run={alone}", f"source={photos}", "device=cpu", f"hydra.run.dir={folder}"]
+    assert main(["predict", *words, "threshold=0.05"]) == 0
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    expected = confident(task.predict([task.preprocess(small)])[0], 0.05)
+    first = lines[0]["objects"]
+    assert [one["index"] for one in first] == expected["labels"].tolist()
+    assert [one["box"] for one in first] == [pytest.approx(box, abs=1e-3) for box in expected["boxes"].tolist()]
+    found = json.loads((folder / "results.json").read_text())
+    assert [line["image_id"] for line in found] == [7] * len(first) + [12] * len(lines[1]["objects"])
+    sizes = {7: [64, 64], 12: [128, 192]}
+    assert all(line["segmentation"]["size"] == sizes[line["image_id"]] for line in found)
+    assert all(
+        max(one["box"][2] for one in line["objects"]) <= side for line, side in zip(lines, (64, 192), strict=True)
+    )
+    assert {path.name for path in (folder / "pictures").iterdir()} == {"007.png", "12.png"}
+    assert "results.json" in capfd.readouterr().out
+    sure = [f"hydra.run.dir={tmp_path / 'sure'}", "pictures=false"]
+    assert main(["predict", *words[:3], *sure]) == 0
+    assert '"objects": []' in (tmp_path / "sure" / "predictions.jsonl").read_text(), "nothing scores 0.9"
+    assert json.loads((tmp_path / "sure" / "results.json").read_text()) == []
 
 
 def test_zero_epochs_test_the_untrained_network(tmp_path: Path) -> None:
