@@ -77,7 +77,7 @@ def test_faults_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys:
         f"{xml}/06.xml: line 3: mismatched tag (label files that cannot be read, their images left out)",
         f"{xml}/07.xml: line 1: no element found (label files that cannot be read, their images left out)",
         f"{xml}/08.xml: there is no image 08.jpg (images that are missing, left out)",
-        f"{xml}/09.xml: JPEGImages/09.png is 43x32 pixels, its labels are of 86x64 (images of another size than",
+        f"{xml}/09.xml: JPEGImages/09.png is 43x30 pixels, its labels are of 86x60 (images of another size than",
         f"{xml}/10.xml: JPEGImages/10.png is 33x77 pixels, its labels are of 92x64 (images of another size than",
     ]
     assert len(told) == len(expected)
@@ -199,12 +199,12 @@ def test_broken_images_end_a_run_or_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
+        (Coco, ("annotations/instances_train.json", "{\n"), "there is no file to train on"),
         (
             Coco,
-            ("annotations/instances_train.json", "{\n"),
-            r"instances_train\.json.*line 2 is no JSON|no file to train",
+            ("annotations/instances_train.json", '{"images": "annotations categories bbox"}'),
+            "there is no file to train on",
         ),
-        (Coco, ("annotations/instances_train.json", '{"images": "annotations categories bbox"}'), "JSON|to train on"),
         (Yolo, ("data.yaml", "names: [a]\ntrain: nowhere\n"), "train: nowhere does not exist"),
         (Yolo, ("data.yaml", "names: {1: a}\ntrain: images\n"), r"names must be numbered 0\.\.0, not \[1\]"),
         (Yolo, ("data.yaml", "names: [a]\n"), "`train` names no images"),

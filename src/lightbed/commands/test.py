@@ -45,7 +45,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
             say("the data has the model's classes in another order; its labels are renumbered by name")
         split = choose_split(config["split"], data)
         images = len(data.splits[split])
-        record.write(data={"split": split, "images": images, "classes": data.classes, "skipped": len(data.skipped)})
+        faults = {"skipped": len(data.skipped), "label_faults": data.label_faults}
+        record.write(data={"split": split, "images": images, "classes": data.classes, **faults})
         say(f"{loaded.checkpoint} on {images:,} images of {type(data).__name__} ({split})")
         metrics = evaluate(config, loaded, data, split, record.folder)
         write_text(record.folder / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")

@@ -145,7 +145,7 @@ def _looks_like_coco(file: Path) -> bool:
 
 
 def by_split(root: Path, files: list[Path]) -> dict[str, Path]:
-    """The file of each split, by the words in their paths; one file alone is for training.
+    """The file of each split, by the words in their paths; one without such a word is for training.
 
     Raises:
         UserError: there is none, or there are several of one split.
@@ -155,8 +155,6 @@ def by_split(root: Path, files: list[Path]) -> dict[str, Path]:
             f"data.root={root} holds no COCO file (JSON with images, annotations and categories): "
             "give data.annotations={train: FILE.json}"
         )
-    if len(files) == 1:
-        return {"train": files[0]}
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: "instances" not in file.name):
         split = split_of(file.relative_to(root).as_posix()) or "train"
