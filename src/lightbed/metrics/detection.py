@@ -184,9 +184,14 @@ def _kept(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _curves(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `draw.classes.precision_recall` takes: over rising thresholds, so from the highest recall to the lowest."""
+    """What `draw.classes.precision_recall` takes: over rising thresholds, so from the highest recall to the lowest.
+
+    A recall that is never reached, with precision 0, stands at the highest one that is, so that the curve ends there.
+    """
     precision = found["curve"][:, ::-1]
-    recall = np.where(np.isnan(precision), np.nan, coco_ap.RECALLS[::-1])
+    reached = (precision > 0).sum(1, keepdims=True)
+    highest = np.where(reached > 0, coco_ap.RECALLS[reached - 1], 1.0)
+    recall = np.where(np.isnan(precision), np.nan, np.minimum(coco_ap.RECALLS[::-1], highest))
     return {"precision": precision, "recall": recall, "average_precision": found["precision"][:, 0, 0]}
 
 
