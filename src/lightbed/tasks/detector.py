@@ -136,7 +136,8 @@ class Detector(Task):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self.threshold.fill_(self.metric("val").best_threshold)
+            metric: Any = self.metric("val")
+            self.threshold.fill_(metric.best_threshold)
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
