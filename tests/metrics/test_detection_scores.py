@@ -17,6 +17,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from lightbed.draw.classes import precision_recall
 from lightbed.metrics.detection import DetectionScores
 from lightbed.types import Prediction, Target
 
@@ -277,6 +278,20 @@ def test_curves_end_at_the_average_precision() -> None:
         assert known.mean() == pytest.approx(float(values[name]), abs=1e-6)
 
 
+@pytest.mark.parametrize("found", [0, 1, 2, 150])
+def test_curves_can_be_drawn_however_little_is_found(found: int) -> None:
+    boxes = torch.arange(150)[:, None] * 10.0 + torch.tensor([0.0, 0, 8, 8])
+    labels = torch.zeros(150, dtype=torch.int64)
+    metric = DetectionScores(2)
+    prediction = Prediction(boxes=boxes[:found], labels=labels[:found], scores=torch.full((found,), 0.5))
+    metric.update([prediction], [Target(boxes=boxes, labels=labels)])
+    metric.compute()
+    figure = precision_recall(metric.curves["boxes"], ["a", "b"], "Precision and recall")
+    (line,) = figure.axes[0].lines
+    highest = float(line.get_xdata().max())
+    assert highest == pytest.approx({0: 1.0, 1: 1.0, 2: 0.01, 150: 0.66}[found]), "at most 100 of a class count"
+
+
 # -- two processes -----------------------------------------------------------------------------------------------------
 
 _PROCESS = """
@@ -285,6 +300,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[4])
 from test_detection_scores import CLASSES, scene
+from lightbed.draw.classes import precision_recall
 from lightbed.metrics.detection import DetectionScores
 
 rank, images = int(sys.argv[1]), int(sys.argv[2])

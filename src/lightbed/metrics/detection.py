@@ -190,7 +190,7 @@ def _curves(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     precision = found["curve"][:, ::-1]
     reached = (precision > 0).sum(1, keepdims=True)
-    highest = np.where(reached > 0, coco_ap.RECALLS[reached - 1], 1.0)
+    highest = np.where(reached > 1, coco_ap.RECALLS[reached - 1], 1.0)
     recall = np.where(np.isnan(precision), np.nan, np.minimum(coco_ap.RECALLS[::-1], highest))
     return {"precision": precision, "recall": recall, "average_precision": found["precision"][:, 0, 0]}
 
