@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import fakes
+import fake_objects
 from lightbed.commands.train import describe
 from lightbed.data.annotations import Object, annotated, settle, split_of, summary, without_twins
 from lightbed.data.boxes import BoxData
@@ -39,11 +39,11 @@ def with_box(number: int, *sides: float | str, name: str = "cup") -> str:
     """The XML of picture `number` with one more object, whose box begins in the last line but one."""
     box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), sides, strict=False))
     more = f"<object><name>{name}</name>\n<bndbox>{box}</bndbox></object>\n</annotation>"
-    return fakes.xml_of(fakes.things(number), f"{number:02}.png").replace("</annotation>", more)
+    return fake_objects.xml_of(fake_objects.things(number), f"{number:02}.png").replace("</annotation>", more)
 
 
 def test_faults_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     xml = root / "Annotations"
     (xml / "00.xml").write_text(with_box(0, 5, 6, 5, 9))
     (xml / "01.xml").write_text(with_box(1, -20, 6, 30, 20))
@@ -63,7 +63,7 @@ def test_faults_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys:
     with caplog.at_level(logging.WARNING, "lightbed"):
         data = opened(Voc, root)
     told = [record.message.removeprefix("label fault: ") for record in caplog.records]
-    lines = {number: len(fakes.xml_of(fakes.things(number), "").splitlines()) + 1 for number in range(6)}
+    lines = {number: len(fake_objects.xml_of(fake_objects.things(number), "").splitlines()) + 1 for number in range(6)}
     expected = [
         f"{lists} line 3: 00: train and val (images in two splits, kept in the one further from training)",
         f"{lists} line 4: there is no XML file of 99 (images without a label file, left out)",
@@ -93,14 +93,14 @@ def test_faults_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys:
     for source in data.splits.values():
         for i in range(len(source)):
             stem, boxes = Path(source.paths[i]).stem, source[i][1]["boxes"].numpy()
-            drawn = fakes.things(int(stem)).boxes * (0.5 if stem == "09" else 1)
+            drawn = fake_objects.things(int(stem)).boxes * (0.5 if stem == "09" else 1)
             if stem == "01":
                 drawn = np.concatenate([drawn, [[0, 6, 30, 20]]])
             assert np.allclose(boxes, drawn)
 
 
 def test_faults_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = fakes.yolo(tmp_path / "data")
+    root = fake_objects.yolo(tmp_path / "data")
     labels = root / "labels" / "train"
     lines = ["0 0.5 0.5 0.1", "0 0.5 0.5 0.1 x", "3 0.5 0.5 0.1 0.1", "0 0.5 0.5 0 0.1", "", "-1 0.5 0.5 0.1 0.1"]
     (labels / "01.txt").write_text("\n".join([*lines, "0.5 0.5 0.5 0.1 0.1", "0 0.5 0.5 0.1 0.1 0.9", "0 nan .5 1 1"]))
@@ -128,7 +128,7 @@ def test_faults_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_faults_of_coco(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = fakes.coco(tmp_path / "data")
+    root = fake_objects.coco(tmp_path / "data")
     file = root / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
     first = {**content["annotations"][0], "iscrowd": 0}
@@ -169,7 +169,7 @@ def test_faults_of_coco(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_faults_of_masks(tmp_path: Path) -> None:
-    root = fakes.instance_masks(tmp_path / "data")
+    root = fake_objects.instance_masks(tmp_path / "data")
     Image.new("L", (5, 5)).save(root / "masks" / "01.png")
     (root / "masks" / "02.png").write_bytes(b"no image")
     (root / "masks" / "03.png").unlink()
@@ -182,7 +182,7 @@ def test_faults_of_masks(tmp_path: Path) -> None:
 
 
 def test_broken_images_end_a_run_or_are_skipped(tmp_path: Path) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     (root / "JPEGImages" / "02.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"02\.png is empty; mend or delete it"):
         opened(Voc, root)
@@ -192,7 +192,7 @@ def test_broken_images_end_a_run_or_are_skipped(tmp_path: Path) -> None:
     assert data.label_faults == {}
     for source in data.splits.values():  # the others keep their own labels
         for i in range(len(source)):
-            expected = fakes.things(int(Path(source.paths[i]).stem)).boxes
+            expected = fake_objects.things(int(Path(source.paths[i]).stem)).boxes
             assert np.array_equal(source[i][1]["boxes"].numpy(), expected)
 
 
@@ -213,14 +213,14 @@ def test_broken_images_end_a_run_or_are_skipped(tmp_path: Path) -> None:
 def test_what_nothing_can_be_read_from_is_told(
     tmp_path: Path, kind: type[BoxData], change: tuple[str, str], message: str
 ) -> None:
-    root = {Coco: fakes.coco, Yolo: fakes.yolo}[kind](tmp_path / "data")  # type: ignore[index]
+    root = {Coco: fake_objects.coco, Yolo: fake_objects.yolo}[kind](tmp_path / "data")  # type: ignore[index]
     (root / change[0]).write_text(change[1])
     with pytest.raises(UserError, match=message):
         opened(kind, root)
 
 
 def test_the_file_that_is_named_is_read_and_its_faults_are_told(tmp_path: Path) -> None:
-    root = fakes.coco(tmp_path / "data")
+    root = fake_objects.coco(tmp_path / "data")
     (root / "broken.json").write_text('{"images": [],\n}')
     with pytest.raises(UserError, match=r"broken\.json line 2 is no JSON"):
         opened(Coco, root, annotations="broken.json")
@@ -273,6 +273,7 @@ def test_an_image_is_in_one_split() -> None:
     assert [fault.what for fault in faults] == ["1 is in train and in test", "1 is in val and in test"]
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(ANY, ANY, ANY, ANY), max_size=6), st.integers(1, 120), st.integers(1, 120))
 def test_settled_boxes_lie_inside_and_none_is_lost_in_silence(
     boxes: list[tuple[float, float, float, float]], height: int, width: int

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+import fake_objects
 import fakes
 from lightbed.data.auto import Auto
 from lightbed.data.boxes import BoxData
 from lightbed.data.coco import Coco
 from lightbed.data.instance_masks import InstanceMasks
-from lightbed.data.lookup import Images
 from lightbed.data.relabel import match_classes
 from lightbed.data.shapes import checked, draw_masks, encode_masks
 from lightbed.data.voc import Voc
@@ -43,13 +43,13 @@ def samples(data: BoxData) -> dict[str, tuple[torch.Tensor, dict[str, Any]]]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_says_what_was_drawn(tmp_path: Path, name: str, cache: bool) -> None:
     data = opened(FORMATS[name], fakes.DRAWN[name](tmp_path / "data"), cache=cache)
-    assert data.classes == (["object"] if name == "instance_masks" else list(fakes.KINDS))
+    assert data.classes == (["object"] if name == "instance_masks" else list(fake_objects.KINDS))
     assert data.holds == (("boxes", "labels", "masks") if name in MASKED else ("boxes", "labels"))
     assert data.label_faults == {}
     found = samples(data)
     assert len(found) == 12
     for i in range(12):
-        drawn = fakes.things(i)
+        drawn = fake_objects.things(i)
         image, target = found[f"{i:02}"]
         single = ~target.get("crowd", torch.zeros(len(target["boxes"]), dtype=torch.bool))
         assert np.array_equal(image.permute(1, 2, 0).numpy(), drawn.image)
@@ -83,9 +83,9 @@ def test_boxes_and_masks_go_with_the_images_size(tmp_path: Path, name: str, resi
 
 
 def test_crowds_and_areas_come_along(tmp_path: Path) -> None:
-    data = opened(Coco, fakes.coco(tmp_path / "data"), image_size=[30, 40])
+    data = opened(Coco, fake_objects.coco(tmp_path / "data"), image_size=[30, 40])
     for i in range(10):
-        drawn = fakes.things(i)
+        drawn = fake_objects.things(i)
         height, width = drawn.image.shape[:2]
         _, target = samples(data)[f"{i:02}"]
         crowd = target["crowd"]
@@ -96,7 +96,7 @@ def test_crowds_and_areas_come_along(tmp_path: Path) -> None:
         assert bool(target["masks"][crowd][0, :, -1].all())
         assert float(target["masks"][crowd].float().mean()) == pytest.approx(6 / width, abs=0.03)
     assert data.class_counts().tolist() == [
-        sum(fakes.things(int(Path(path).stem)).labels.tolist().count(k) for path in data.splits["train"].paths)
+        sum(fake_objects.things(int(Path(path).stem)).labels.tolist().count(k) for path in data.splits["train"].paths)
         for k in range(3)
     ]
 
@@ -140,7 +140,7 @@ def test_what_is_no_outline_is_refused(shape: Any) -> None:
 
 
 def test_a_mask_thinner_than_a_pixel_is_still_one(tmp_path: Path) -> None:
-    root = fakes.coco(tmp_path / "data")
+    root = fake_objects.coco(tmp_path / "data")
     file = root / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
     thin = {"bbox": [20.1, 30.1, 0.3, 8], "segmentation": [[20.1, 30.1, 20.4, 30.1, 20.4, 38.1, 20.1, 38.1]]}
@@ -157,9 +157,9 @@ def odd_voc(root: Path) -> Path:
     for i in range(12):
         folder = root / ("train" if i < 8 else "valid" if i < 10 else "test") / "shots"
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = fakes.things(i)
+        drawn = fake_objects.things(i)
         Image.fromarray(drawn.image).save(folder / f"Shot{i:02}.{'PNG' if i % 2 else 'png'}")
-        text = fakes.xml_of(drawn, "C:\\photos\\elsewhere.jpg").replace("<object>", "<Object>")
+        text = fake_objects.xml_of(drawn, "C:\\photos\\elsewhere.jpg").replace("<object>", "<Object>")
         (folder / f"Shot{i:02}.{'XML' if i % 3 else 'xml'}").write_text(text.replace("</object>", "</Object>"))
     return root
 
@@ -170,17 +170,17 @@ def test_voc_beside_its_images_without_lists(tmp_path: Path, kind: type[BoxData]
     assert {name: len(source) for name, source in data.splits.items()} == {"train": 8, "val": 2, "test": 2}
     assert data.label_faults == {}
     for i in range(12):
-        assert np.array_equal(samples(data)[f"Shot{i:02}"][1]["boxes"].numpy(), fakes.things(i).boxes)
+        assert np.array_equal(samples(data)[f"Shot{i:02}"][1]["boxes"].numpy(), fake_objects.things(i).boxes)
 
 
 def test_voc_that_counts_from_one(tmp_path: Path) -> None:
-    data = opened(Voc, fakes.voc(tmp_path / "data"), one_based=True)
-    expected = fakes.things(3).boxes - [1, 1, 0, 0]
+    data = opened(Voc, fake_objects.voc(tmp_path / "data"), one_based=True)
+    expected = fake_objects.things(3).boxes - [1, 1, 0, 0]
     assert np.array_equal(samples(data)["03"][1]["boxes"].numpy(), expected)
 
 
 def test_voc_without_train_list_takes_trainval(tmp_path: Path) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     lists = root / "ImageSets" / "Main"
     (lists / "trainval.txt").write_text((lists / "train.txt").read_text() + "08  1\n09 -1\n")
     assert len(opened(Voc, root).splits["train"]) == 8
@@ -192,7 +192,7 @@ def test_voc_without_train_list_takes_trainval(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["beside", "no yaml", "upwards", "lists"])
 def test_yolo_in_its_layouts(tmp_path: Path, layout: str) -> None:
-    root = fakes.yolo(tmp_path / "data")
+    root = fake_objects.yolo(tmp_path / "data")
     yaml = root / "data.yaml"
     if layout == "beside":  # Darknet's way
         for split in ("train", "val"):
@@ -203,23 +203,23 @@ def test_yolo_in_its_layouts(tmp_path: Path, layout: str) -> None:
         yaml.unlink()
         (root / "classes.txt").write_text("cup\nfork\nspoon\n")
     elif layout == "upwards":  # Roboflow's way
-        yaml.write_text(f"train: ../images/train\nval: ../images/val\nnc: 3\nnames: {list(fakes.KINDS)}\n")
+        yaml.write_text(f"train: ../images/train\nval: ../images/val\nnc: 3\nnames: {list(fake_objects.KINDS)}\n")
     else:
         for split in ("train", "val"):
             images = sorted((root / "images" / split).iterdir())
             (root / f"{split}.txt").write_text("".join(f"./images/{split}/{image.name}\n" for image in images))
-        yaml.write_text(f"train: train.txt\nval: val.txt\nnames: {list(fakes.KINDS)}\n")
+        yaml.write_text(f"train: train.txt\nval: val.txt\nnames: {list(fake_objects.KINDS)}\n")
     data = opened(Yolo, root)
-    assert data.classes == list(fakes.KINDS)
+    assert data.classes == list(fake_objects.KINDS)
     assert data.label_faults == {}
     assert len(data.splits["val"]) == 2
     for i in range(12):
         found = samples(data)[f"{i:02}"][1]["boxes"].numpy()
-        assert np.abs(found - fakes.things(i).boxes).max(initial=0) < 0.001
+        assert np.abs(found - fake_objects.things(i).boxes).max(initial=0) < 0.001
 
 
 def test_yolo_polygons_are_masks_and_its_training_split_validates_nothing(tmp_path: Path) -> None:
-    root = fakes.yolo(tmp_path / "data")
+    root = fake_objects.yolo(tmp_path / "data")
     (root / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [a, b, c]\n")
     (root / "labels" / "train" / "03.txt").write_text("1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75\n")
     for path in (root / "labels" / "train").iterdir():
@@ -235,7 +235,7 @@ def test_yolo_polygons_are_masks_and_its_training_split_validates_nothing(tmp_pa
 
 
 def test_masks_in_colours_and_with_a_void(tmp_path: Path) -> None:
-    root = fakes.instance_masks(tmp_path / "data")
+    root = fake_objects.instance_masks(tmp_path / "data")
     plain = samples(opened(InstanceMasks, root))
     tones = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]], np.uint8)
     for path in (root / "masks").iterdir():
@@ -252,7 +252,7 @@ def test_masks_in_colours_and_with_a_void(tmp_path: Path) -> None:
 
 
 def test_grey_and_rgba_images_are_read(tmp_path: Path) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     for i, mode in enumerate(("L", "RGBA", "P", "1", "LA")):
         Image.open(root / "JPEGImages" / f"{i:02}.png").convert(mode).save(root / "JPEGImages" / f"{i:02}.png")
     assert {image.shape[0] for image, _ in samples(opened(Voc, root)).values()} == {3}
@@ -260,12 +260,12 @@ def test_grey_and_rgba_images_are_read(tmp_path: Path) -> None:
 
 
 def test_some_classes_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     data = opened(Voc, root, classes=["spoon", "cup"])
     assert data.classes == ["spoon", "cup"]
     left_out = 0
     for stem, (_, target) in samples(data).items():
-        drawn = fakes.things(int(stem))
+        drawn = fake_objects.things(int(stem))
         kept = drawn.labels != 1
         left_out += int((~kept).sum())
         assert np.array_equal(target["boxes"].numpy(), drawn.boxes[kept])
@@ -276,7 +276,7 @@ def test_some_classes_in_another_order(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_another_models_order_of_classes_renumbers_labels(tmp_path: Path) -> None:
-    data = opened(Voc, fakes.voc(tmp_path / "data"))
+    data = opened(Voc, fake_objects.voc(tmp_path / "data"))
     before = [data.splits["train"][i][1]["labels"].tolist() for i in range(4)]
     assert match_classes(data, ["spoon", "fork", "cup"], "names")
     after = [data.splits["train"][i][1]["labels"].tolist() for i in range(4)]
@@ -284,15 +284,17 @@ def test_another_models_order_of_classes_renumbers_labels(tmp_path: Path) -> Non
 
 
 def test_validation_images_can_be_the_test(tmp_path: Path) -> None:
-    root = fakes.coco(tmp_path / "data")
+    root = fake_objects.coco(tmp_path / "data")
     data = opened(Coco, root, validation_as="test")
     assert {name: len(source) for name, source in data.splits.items()} == {"train": 9, "test": 2, "val": 1}
     assert sorted(Path(path).parent.name for path in data.splits["test"].paths) == ["val", "val"]
-    assert len(opened(Voc, fakes.voc(tmp_path / "voc"), validation_as="test").splits["val"]) == 2  # it has a test
+    assert (
+        len(opened(Voc, fake_objects.voc(tmp_path / "voc"), validation_as="test").splits["val"]) == 2
+    )  # it has a test
 
 
 def test_fewer_images_are_some_of_the_more(tmp_path: Path) -> None:
-    root = fakes.voc(tmp_path / "data")
+    root = fake_objects.voc(tmp_path / "data")
     several = [set(opened(Voc, root, limit=count).splits["train"].paths) for count in (2, 5, 8)]
     assert several[0] < several[1] < several[2]
     assert [len(paths) for paths in several] == [2, 5, 8]
@@ -306,54 +308,6 @@ def test_fewer_images_are_some_of_the_more(tmp_path: Path) -> None:
 
 
 def test_masks_are_left_out_on_request(tmp_path: Path) -> None:
-    data = opened(Coco, fakes.coco(tmp_path / "data"), masks=False)
+    data = opened(Coco, fake_objects.coco(tmp_path / "data"), masks=False)
     assert data.holds == ("boxes", "labels")
     assert "masks" not in data.splits["train"][0][1]
-
-
-def test_images_are_found_by_what_agrees_best(tmp_path: Path) -> None:
-    for name in ("train/a.jpg", "val/a.jpg", "images/b.PNG", "masks/b.png", "one/c.jpg", "two/c.jpg", "deep/x/d.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    images = Images(tmp_path)
-
-    def found(*names: str, **options: str) -> str:
-        entry = images.find(*names, **options)
-        return entry if isinstance(entry, str) else entry.path
-
-    assert found("a.jpg", split="val") == "val/a.jpg"
-    assert found("a.jpg", "train") == "train/a.jpg"
-    assert found("b.jpg") == "images/b.PNG"
-    assert found("C:\\somewhere\\two\\c.jpg") == "two/c.jpg"
-    assert found("D.jpeg") == "deep/x/d.jpg"
-    assert found("c.jpg") == "several images are called c.jpg: one/c.jpg, two/c.jpg"
-    assert found("e.jpg") == "there is no image e.jpg"
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_auto_recognises_each_format(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    root = fakes.DRAWN[name](tmp_path / "data")
-    given, data = opened(FORMATS[name], root), opened(Auto, root)
-    assert f": as data={name}" in capsys.readouterr().out
-    assert (data.classes, data.holds) == (given.classes, given.holds)
-    for stem, (_, target) in samples(given).items():
-        assert torch.equal(samples(data)[stem][1]["boxes"], target["boxes"])
-
-
-def test_auto_recognises_masks_of_unusual_names(tmp_path: Path) -> None:
-    root = fakes.penn_fudan_people(tmp_path) / "PennFudanPed"
-    (root / "PNGImages").rename(root / "Shots of 2007")
-    (root / "PedMasks").rename(root / "who")
-    data = opened(Auto, root)
-    assert data.holds == ("boxes", "labels", "masks")
-    assert sum(len(source) for source in data.splits.values()) == 12
-
-
-def test_auto_says_when_none_or_several_fit(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no labels that are known: .* data=image_folder reads class folders"):
-        opened(Auto, fakes.image_folder(tmp_path / "folders"))
-    root = fakes.coco_mini(tmp_path) / "coco-mini"
-    with pytest.raises(UserError, match=r"COCO files .* and YOLO labels .*: say which by data=coco or data=yolo"):
-        opened(Auto, root)
-    with pytest.raises(UserError, match="does not exist"):
-        opened(Auto, tmp_path / "nowhere")

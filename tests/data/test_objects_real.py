@@ -90,10 +90,11 @@ def test_cocos_two_formats_agree(real_data: Path, tmp_path: Path) -> None:
             drawn = target["masks"].flatten(1).sum(1)
             # an outline's area and the number of its pixels differ along its edge alone
             edge = 2 * (target["boxes"][:, 2:] - target["boxes"][:, :2]).sum(1) + 4
-            assert bool(((drawn - target["area"]).abs() <= edge).all())
+            assert bool(((drawn - target["area"]).abs() <= edge)[single].all())  # crowds were counted otherwise
     assert [len(targets(coco, "train")[name]["boxes"]) for name in ("000000000250", "000000000508")] == [0, 0]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # its own, with NumPy 2
 def test_masks_are_pycocotools(real_data: Path) -> None:
     mask = pytest.importorskip("pycocotools.mask")
     from lightbed.data.shapes import checked, draw_masks

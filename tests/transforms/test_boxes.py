@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import tv_tensors
@@ -101,6 +101,7 @@ def test_boxes_and_masks_move_as_the_pixels_do(step: Augmentation) -> None:
     assert changed >= 2
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(20, 70), st.integers(20, 70), st.sampled_from(range(len(MOVES))))
 def test_a_box_moves_as_the_mask_that_fills_it(seed: int, height: int, width: int, which: int) -> None:
     step, rng = MOVES[which], np.random.default_rng(seed)
@@ -266,6 +267,7 @@ def test_tidy_keeps_what_needs_nothing() -> None:
     assert all(torch.equal(done[key], target[key]) for key in target)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(10, 300), st.integers(10, 300), st.integers(5, 90), st.integers(5, 90), st.booleans())
 def test_fitted_boxes_come_back(height: int, width: int, tall: int, wide: int, crop: bool) -> None:
     preprocess = Preprocess(3, (tall, wide), resize="crop" if crop else "stretch")
