@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import epochs, exactness, folder, processes, provenance, segmentation
+from benchmarks import detection, epochs, evaluation, exactness, folder, processes, provenance, segmentation
 from benchmarks.paired import Row, Setting
 
 BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # and the data that they need
@@ -24,6 +24,9 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "dnn-exactness": (exactness.dnn, "FashionMNIST"),
     "folder-exactness": (exactness.images, "horse-or-human"),
     "provenance": (provenance.record, None),
+    "detectors": (detection.step, None),
+    "boxes": (evaluation.boxes, None),
+    "masks": (evaluation.masks, None),
 }
 
 

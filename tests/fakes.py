@@ -11,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+import fake_objects
+
 FASHION = 10  # classes of MNIST, Fashion-MNIST and CIFAR-10 alike
 CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -188,5 +190,15 @@ DRAWN = {
     "penn_fudan_people": penn_fudan_people,
     "drone": drone,
     "mask_folder": mask_folder,
+    "auto": fake_objects.voc,
+    "coco": fake_objects.coco,
+    "voc": fake_objects.voc,
+    "yolo": fake_objects.yolo,
+    "instance_masks": fake_objects.instance_masks,
+    "penn_fudan": penn_fudan_people,
+    "raccoon": lambda root: fake_objects.voc(root / "raccoon"),
+    "bccd": lambda root: fake_objects.voc(root / "BCCD"),
+    "coco_mini": fake_objects.coco_mini,
+    "coco_mini_yolo": fake_objects.coco_mini,
 }
 """Data configs by name, each with the function that draws its files; embedded sets need none."""

@@ -11,6 +11,7 @@ from lightbed.cli import conf_dir, main
 
 FILES = sorted((conf_dir() / "experiment").glob("*.yaml"))
 ONE_BATCH = ["trainer.max_epochs=1", *(f"trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test"))]
+SCENES = ["data.images={train:8,val:4,test:4}"]
 SMALL = ["data.batch_size=4", "data.eval_batch_size=4", "trainer.accelerator=cpu", "callbacks.pictures.count=4"]
 
 
@@ -20,14 +21,17 @@ def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human, fakes.camvid, fakes.drone):
         draw(root)
+    for name in ("penn_fudan", "raccoon"):
+        fakes.DRAWN[name](root)
     return root
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_one_batch_from_start_to_finish(file: Path, drawn_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    scenes = SCENES if "/data: digit_scenes" in file.read_text() else []
     places = [f"paths.data={drawn_data}", f"paths.outputs={tmp_path}", f"hydra.run.dir={folder}"]
-    assert main(["train", f"experiment={file.stem}", *places, *ONE_BATCH, *SMALL]) == 0
+    assert main(["train", f"experiment={file.stem}", *places, *ONE_BATCH, *SMALL, *scenes]) == 0
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "done"
     metrics = json.loads((folder / "metrics.json").read_text())

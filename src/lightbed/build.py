@@ -24,6 +24,7 @@ __all__ = [
     "parameters",
     "resolve",
     "with_facts",
+    "with_targets",
 ]
 
 Config = dict[str, Any]
@@ -65,12 +66,21 @@ def _fill(key: str, value: Any, facts: Mapping[str, Any], where: str) -> Any:
 
 def make_data(config: Config) -> DataModule:
     """The DataModule of a resolved config, its files fetched and its splits open."""
-    transform = config["data"].get("transform")
+    node = with_targets(config["data"], config["task"]) if "task" in config else config["data"]
+    transform = node.get("transform")
     arguments = {"transform": make(transform, "augment.sample")} if transform else {}
-    data: DataModule = make({**config["data"], "transform": None}, "data", **arguments)
+    data: DataModule = make({**node, "transform": None}, "data", **arguments)
     data.prepare_data()
     data.setup()
     return data
+
+
+def with_targets(data: Config, task: Config) -> Config:
+    """The data's node with `targets: auto` as what the task looks at; only some data has this key."""
+    if data.get("targets") != "auto":
+        return data
+    kind = locate(task.get("_target_"), "task._target_")
+    return {**data, "targets": list(getattr(kind, "learns", ())) or ["label"]}
 
 
 def make_model(config: Config) -> nn.Module:
@@ -162,7 +172,7 @@ def make_augment(config: Config) -> Augment | None:
     """The batched augmentation of the augment group, keyed by the run's seed; None where it is empty."""
     named = config["augment"]["batch"].items()
     steps = [make(step, f"augment.batch.{name}") for name, step in named if step is not None]
-    return Augment(steps, config["seed"]) if steps else None
+    return Augment(steps, config["seed"], config["augment"]["visible"]) if steps else None
 
 
 def set_threads(count: int) -> None:

@@ -19,6 +19,8 @@ class Target(TypedDict, total=False):
     boxes: Tensor  # float32 (n, 4): xyxy in pixels, also (0, 4) for an image without objects
     labels: Tensor  # int64 (n,): class of each box
     masks: Tensor  # bool (n, H, W): one instance each
+    crowd: Tensor  # bool (n,): a group that is no single object; not learnt, and detections on it do not count
+    area: Tensor  # float32 (n,) in pixels, as the labels say it; where absent that of the mask or box
     mask: Tensor  # int64 (H, W): class of each pixel, 255 = ignore
     index: Tensor  # int64 (): position in its split; augmentation is keyed by it
     path: str  # where the image came from, when it is a file
@@ -40,5 +42,5 @@ class Step(NamedTuple):
     """What a task's `step` returns: named losses that sum to the training loss, and what its metrics compare."""
 
     losses: dict[str, Tensor]
-    predictions: Any  # detached; the form that the task's metrics take
+    predictions: Any  # detached; the form that the task's metrics take; None where there are losses alone
     targets: Any

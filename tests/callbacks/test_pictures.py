@@ -15,6 +15,7 @@ from lightbed.cli import main
 from lightbed.data.base import DataModule, Loading
 from lightbed.data.source import ArraySource
 from lightbed.draw.figure import RIGHT, WRONG
+from lightbed.draw.panels import draw
 from lightbed.models.dnn import DNN
 from lightbed.tasks import Classifier
 
@@ -107,7 +108,7 @@ def test_titles_are_those_of_the_predictions(tmp_path: Path) -> None:
         task.model[-1].bias.copy_(torch.tensor([1.0, 0, 0]))
     trainer.test(task, datamodule=data, verbose=False)
     reader = trainer.test_dataloaders.dataset
-    panels = predictions(task, reader, list(range(30)), batch_size=7)
+    panels = [draw(*seen, task.classes) for seen in predictions(task, reader, list(range(30)), batch_size=7)]
     truth = [data.classes[int(reader.source[i][1]["label"])] for i in range(30)]
     assert [panel.title for panel in panels] == [
         "top, right" if name == "top" else f"not top but {name}" for name in truth
@@ -173,10 +174,11 @@ def test_a_run_leaves_its_pictures_in_its_folder_and_in_tensorboard(tmp_path: Pa
         "callbacks.pictures.samples=[8,9]",
     ]
     assert main(["train", *words, f"hydra.run.dir={folder}", f"paths.outputs={tmp_path}"]) == 0
-    assert {"predictions.png", "confusion_matrix.png", "precision_recall.png"} == names(folder)
+    drawn = {"predictions.png", "confusion_matrix.png", "precision_recall.png"}
+    assert names(folder) == {*drawn, "sample_8.png", "sample_9.png"}
     events = EventAccumulator(str(folder), {"images": 0}).Reload()
     assert set(events.Tags()["images"]) == {"predictions", "confusion_matrix", "precision_recall"}
-    for name in names(folder):
+    for name in drawn:
         (image,) = events.Images(name.removesuffix(".png"))
         assert (image.height, image.width, 3) == pixels(folder / "pictures" / name).shape
     assert len(pixels(folder / "pictures" / "predictions.png")) < 700, "one row of two images"

@@ -139,3 +139,13 @@ def test_a_trainers_epochs_see_every_sample_in_another_order(tmp_path, limit, ex
     trainer.fit(module, datamodule=opened(batch_size=16))
     assert [len(set(epoch)) for epoch in module.epochs] == [expected] * 3
     assert len({tuple(epoch) for epoch in module.epochs}) == 3
+
+
+def test_images_trained_on_can_be_the_test_split():
+    data = opened(count=20, limit=5, test_seen=2)
+    assert values(data.splits["test"]) == values(data.splits["train"])[:2]
+    assert not set(values(data.splits["val"])) & set(values(data.splits["train"]))
+    with pytest.raises(UserError, match=r"data\.test_seen=6: there are only 5 training images"):
+        opened(count=20, limit=5, test_seen=6)
+    with pytest.raises(UserError, match=r"data\.test_seen=0 must be at least 1"):
+        opened(count=20, test_seen=0)

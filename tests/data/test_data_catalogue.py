@@ -13,6 +13,7 @@ from lightbed.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 EMBEDDED = ("digits", "digit_scenes")
+FOLDERS = ("image_folder", "mask_folder", "auto", "coco", "voc", "yolo", "instance_masks")  # of the user's own
 NO_DATA = ("base", "custom")  # what the others share; a class of the user's own
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem not in NO_DATA)
 
@@ -31,7 +32,7 @@ def drawn(request, tmp_path):
     if name not in EMBEDDED:
         assert name in fakes.DRAWN, f"tests/fakes.py draws no copy of {name}"
         fakes.DRAWN[name](tmp_path / "data")
-    root = [f"data.root={tmp_path / 'data'}"] if name in ("image_folder", "mask_folder") else []
+    root = [f"data.root={tmp_path / 'data'}"] if name in FOLDERS else []
     return composed(tmp_path, f"data={name}", "data.batch_size=4", *root)
 
 
@@ -39,7 +40,10 @@ def test_keeps_the_contract(drawn):
     data = build.make_data(drawn)
     facts = data.facts()
     assert set(data.splits) == {"train", "val", "test"}
-    assert facts["num_classes"] == len(data.classes) >= 2
+    assert facts["num_classes"] == len(data.classes) >= (1 if "boxes" in data.holds else 2)
+    if "boxes" in data.holds:
+        check_objects(data)
+        return
     shape = (facts["in_channels"], *facts["image_size"])
     for source in data.splits.values():
         image, target = source[0]
@@ -60,6 +64,38 @@ def test_keeps_the_contract(drawn):
     normalised = data.preprocess(images)
     assert normalised.dtype == torch.float32
     assert normalised.shape == images.shape
+
+
+def check_objects(data):
+    """Lists of images and targets; boxes inside their image, and a label, mask, area and crowd for each."""
+    assert not data.label_faults
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        images, targets = next(iter(loader))
+        assert isinstance(images, list)
+        for image, target in zip(images, targets, strict=True):
+            assert type(image) is type(target["boxes"]) is type(target["labels"]) is torch.Tensor
+            assert image.dtype == torch.uint8
+            height, width = image.shape[1:]
+            count = len(target["boxes"])
+            assert target["boxes"].dtype == torch.float32
+            assert target["boxes"].shape == (count, 4)
+            assert (target["boxes"][:, 2:] > target["boxes"][:, :2]).all()
+            assert (target["boxes"] >= 0).all()
+            assert (target["boxes"] <= torch.tensor([width, height, width, height])).all()
+            assert target["labels"].dtype == torch.int64
+            assert target["labels"].shape == (count,)
+            assert ((target["labels"] >= 0) & (target["labels"] < len(data.classes))).all()
+            assert ("masks" in target) == ("masks" in data.holds)
+            if "masks" in target:
+                assert target["masks"].dtype == torch.bool
+                assert target["masks"].shape == (count, height, width)
+                assert target["masks"].flatten(1).any(1).all()
+            for key, dtype in (("crowd", torch.bool), ("area", torch.float32)):
+                assert key not in target or (target[key].dtype == dtype and target[key].shape == (count,))
+            assert target["index"].shape == ()
+            assert Path(target["path"]).is_file()
+    assert set(data.fingerprint()) == {"files", "bytes", "sha256"}
+    assert data.fingerprint()["files"] >= sum(len(source) for source in data.splits.values())
 
 
 def check_target(key, values, facts, shape):

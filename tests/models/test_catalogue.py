@@ -1,5 +1,6 @@
 """Every file of conf/model keeps the contract of a classifier's network."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from lightbed.build import fill_auto, make
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 BASES = ("torchvision", "custom")  # they name no network of their own
-# those that bring another task are held to its contract by the tests of their own
-OTHERS = {path.stem for path in CONF.glob("*.yaml") if "override /task" in path.read_text()}
+# those that bring another task, and those that build on them, are held to its contract by the tests of their own
+OTHERS = {
+    path.stem
+    for path in CONF.glob("*.yaml")
+    if re.search(r"override /task|\[(\w*_rcnn|retinanet|fcos), ", path.read_text())
+}
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in {*BASES, *OTHERS})
 SIDES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 56, "horse_cnn": 300}
 # computed with real numbers by default

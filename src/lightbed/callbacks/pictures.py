@@ -1,27 +1,30 @@
 """What a tested network gets right and wrong, as pictures."""
 
-from collections.abc import Callable, Sequence
-from functools import singledispatch
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torchmetrics import Metric
 
 from lightbed.chance import permutation
 from lightbed.data.source import KeyedReader
 from lightbed.draw import classes as class_figures
 from lightbed.draw import grid, panels
+from lightbed.draw.boxes import confident
 from lightbed.draw.figure import RIGHT, pixels, save
 from lightbed.errors import UserError
 from lightbed.folders import run_name
 from lightbed.metrics.classification import ConfusionScores, MultilabelScores
 from lightbed.metrics.curves import PrecisionRecall
+from lightbed.metrics.detection import DetectionScores
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
-from lightbed.types import STAGES
+from lightbed.types import STAGES, Prediction, Target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,14 +40,24 @@ class Pictures(Callback):
 
     Args:
         count: images in the grid; 0 draws none.
-        samples: positions in the split that are drawn, instead of `count` random ones.
+        samples: positions in the split that are drawn, instead of `count` random ones; what is predicted of each goes
+            into a file of its own, too, from which a multirun's summary puts those of all jobs side by side.
         seed: chooses the random ones.
+        threshold: least score of the boxes that are drawn; None for the one that the task found best in validation.
     """
 
-    def __init__(self, count: int = 36, samples: Sequence[int] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        count: int = 36,
+        samples: Sequence[int] | None = None,
+        seed: int = 0,
+        threshold: float | None = None,
+    ) -> None:
         if count < 0:
             raise UserError(f"callbacks.pictures.count={count} must be at least 0")
-        self.count, self.samples, self.seed = count, samples, seed
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UserError(f"callbacks.pictures.threshold={threshold} must lie in 0..1: it is compared with scores")
+        self.count, self.samples, self.seed, self.threshold = count, samples, seed, threshold
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -74,12 +87,19 @@ class Pictures(Callback):
         for file, figure in found:
             _write(trainer, file, figure(task.classes, name, text))
         positions = self.positions(images, split, task.pictured_at_once)
-        drawn = predictions(task, reader, positions)
+        least = float(getattr(task, "threshold", 0.0)) if self.threshold is None else self.threshold
+        seen = [
+            (image, confident(found, least), target) for image, found, target in predictions(task, reader, positions)
+        ]
+        drawn = [panels.draw(*each, task.classes) for each in seen]
         if drawn:
             right = sum(panel.color == RIGHT for panel in drawn)
             told = task.pictured or f"{right} of them right"
             text = f"{len(drawn)} of {images:,} images of the {split} split, {told}"
             _write(trainer, "predictions", grid.image_grid(drawn, "Predictions", name, text))
+        for position, (image, found, _) in zip(positions, seen if self.samples is not None else [], strict=False):
+            alone = panels.draw(image, found, None, task.classes)
+            save(alone.image, Path(trainer.default_root_dir) / "pictures" / f"sample_{position}.png", alone.title)
 
     def positions(self, length: int, split: str, most: int | None = None) -> list[int]:
         """Positions in a split of `length` images that are drawn; of random ones at most `most`."""
@@ -92,20 +112,18 @@ class Pictures(Callback):
         return list(self.samples)
 
 
-def predictions(task: Task, reader: KeyedReader, positions: Sequence[int], batch_size: int = 64) -> list[panels.Panel]:
-    """The panels of the images at these positions of a reader's source."""
-    drawn: list[panels.Panel] = []
+def predictions(
+    task: Task, reader: KeyedReader, positions: Sequence[int], batch_size: int = 64
+) -> Iterator[tuple[Tensor, Prediction, Target]]:
+    """The images at these positions of a reader's source, what the task sees in them, and what is there."""
     for start in range(0, len(positions), batch_size):
         samples, _ = reader.read(0, torch.tensor(positions[start : start + batch_size]))
         if task.preprocess is not None:
             samples = [(task.preprocess.fit(image), target) for image, target in samples]
         batch = task.transfer_batch_to_device(reader.collate(samples), task.device, 0)
         found = task.predict(task.on_after_batch_transfer(batch, 0)[0])
-        drawn += [
-            panels.draw(image, prediction, target, task.classes)
-            for (image, target), prediction in zip(samples, found, strict=True)
-        ]
-    return drawn
+        for (image, target), prediction in zip(samples, found, strict=True):
+            yield image, prediction, target
 
 
 def stage_metrics(task: LightningModule, stage: str) -> list[Metric]:
@@ -153,6 +171,24 @@ def _curve(metric: PrecisionRecall) -> list[Drawn]:
         return class_figures.precision_recall(curves, classes, "Precision and recall", *below)
 
     return [("precision_recall", figure)]
+
+
+@metric_pictures.register(DetectionScores)
+def _detections(metric: DetectionScores) -> list[Drawn]:
+    # all of it was found when the metric was computed
+    matrix, curves = metric.confusion, metric.curves
+
+    def confusion(classes: Sequence[str], *below: str) -> "Figure":
+        title = f"Confusion matrix, scores from {metric.threshold:.2f}"
+        names = [*classes, "background"]
+        return class_figures.confusion_matrix(matrix, names, title, *below, counted="objects", background=True)
+
+    def curve(kind: str, classes: Sequence[str], *below: str) -> "Figure":
+        title = f"Precision and recall of {kind} at IoU 0.5"
+        return class_figures.precision_recall(curves[kind], classes, title, *below)
+
+    names = {"boxes": "precision_recall", "masks": "precision_recall_masks"}
+    return [("confusion_matrix", confusion), *((names[kind], partial(curve, kind)) for kind in curves)]
 
 
 def _write(trainer: Trainer, name: str, figure: "Figure") -> None:

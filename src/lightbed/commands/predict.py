@@ -1,9 +1,9 @@
 """`lightbed predict`: what a trained model sees in images."""
 
-import glob
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,10 @@ from rich.table import Table
 from torch import Tensor
 
 from lightbed import build
-from lightbed.data.images import in_threads, is_image, read_image
+from lightbed.commands import detections
+from lightbed.commands.reading import batches, find_images, of_one_size
+from lightbed.data.images import read_image
+from lightbed.draw.boxes import confident
 from lightbed.draw.figure import INK, save
 from lightbed.draw.grid import captioned
 from lightbed.draw.masks import class_shares, save_mask
@@ -27,6 +30,7 @@ from lightbed.runs.load import Loaded, load_run
 from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
 from lightbed.runs.results import near
+from lightbed.tasks.detector import Detector
 from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction
@@ -43,7 +47,7 @@ class Seen(NamedTuple):
 
 
 def predict(cfg: DictConfig) -> None:
-    """Write predictions.jsonl and pictures of all images in `source`.
+    """Write predictions.jsonl and pictures of all images in `source`, and a detector's results.json.
 
     Raises:
         UserError: the run or the source is wrong, or an image is broken where `broken` is 'error'.
@@ -55,6 +59,8 @@ def predict(cfg: DictConfig) -> None:
     files = [path for source in sources for path in find_images(source)]
     loaded = load_run(config["run"], trust=config["trust"])
     own = loaded.config
+    if isinstance(loaded.task, Detector) and config["threshold"] is None:
+        config["threshold"] = detections.THRESHOLD
     config["threads"] = config["threads"] or own["threads"]
     config["precision"] = config["precision"] or own["trainer"]["precision"]
     config["batch_size"] = config["batch_size"] or own["data"].get("eval_batch_size") or own["data"]["batch_size"]
@@ -77,31 +83,6 @@ def check_threshold(threshold: float | None) -> None:
         raise UserError(f"threshold={threshold} must lie in 0..1: it is compared with probabilities")
 
 
-def find_images(source: str) -> list[Path]:
-    """The image files of a file, a folder with all folders in it, or a pattern, in alphabetical order.
-
-    A file is taken whatever its name says; in folders and patterns, only those with an image's ending.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        names = [Path(folder) / name for folder, _, inside in os.walk(path) for name in inside]
-    elif glob.has_magic(source):
-        names = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
-    else:
-        raise UserError(
-            f"source={source} does not exist: give an image, a folder, or a pattern such as '{path}/**/*.jpg'"
-        )
-    found = sorted(name for name in names if is_image(name.name) and name.is_file())
-    if not found:
-        raise UserError(f"source={source} has no images: of {len(names)} files there, none has the ending of an image")
-    return found
-
-
 # -- predicting --------------------------------------------------------------------------------------------------------
 
 
@@ -111,10 +92,15 @@ def write_predictions(
     """Predict all files, a batch at a time; returns the first lines written and what was skipped, with reasons."""
     skipped: list[str] = []
     shown: list[dict[str, Any]] = []
-    names = picture_names(files)
-    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as out:
+    names, numbers = picture_names(files), detections.image_ids(files)
+    detector = isinstance(loaded.task, Detector)
+    coco: Any = detections.results_file(folder / "results.json") if detector else nullcontext()
+    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as out, coco as add:
         for seen in predictions(config, loaded, files, skipped):
             line = describe(seen, loaded.task.classes, config["threshold"])
+            if detector:
+                line["image_id"] = numbers[seen.path]
+                add(detections.results(seen.prediction, numbers[seen.path]))
             if "mask" in seen.prediction:
                 line["mask"] = f"masks/{names[seen.path]}"
                 save_mask(seen.prediction["mask"], loaded.task.classes, folder / line["mask"])
@@ -136,54 +122,37 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
     preprocess = loaded.task.preprocess or Preprocess()
     model = fabric.setup_module(loaded.task)
     model.mark_forward_method("predict")
+
+    def own(path: Path) -> Tensor:
+        return read_image(path, preprocess.channels)
+
     if isinstance(loaded.task, Segmenter):
         model.mark_forward_method("segment")
-        yield from _segmented(config, model, preprocess.channels, files, skipped)
+        for batch in batches(files, 1, config["broken"], own, skipped):
+            for path, image in batch:
+                yield Seen(path, model.segment(image, config["tile"], config["overlap"]))
         return
-    for start in range(0, len(files), config["batch_size"]):
-        read: list[tuple[Path, Tensor]] = []
-        part = files[start : start + config["batch_size"]]
-        for path, image in zip(part, in_threads(lambda path: _read(path, preprocess), part), strict=True):
-            if isinstance(image, Tensor):
-                read.append((path, image))
-            elif config["broken"] == "error":
-                raise UserError(f"{image}; broken=skip leaves such files out") from image
-            else:
-                skipped.append(str(image))
-        for group in _of_one_size(read):
-            batch = preprocess(fabric.to_device(torch.stack([image for _, image in group])))
-            for (path, _), prediction in zip(group, model.predict(batch), strict=True):
+    if isinstance(loaded.task, Detector):
+        for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
+            yield from _detected(batch, fabric, model, preprocess, config["threshold"])
+        return
+    for batch in batches(
+        files, config["batch_size"], config["broken"], lambda path: preprocess.fit(own(path)), skipped
+    ):
+        for group in of_one_size(batch):
+            images = preprocess(fabric.to_device(torch.stack([image for _, image in group])))
+            for (path, _), prediction in zip(group, model.predict(images), strict=True):
                 yield Seen(path, prediction)
 
 
-def _segmented(
-    config: build.Config, model: Any, channels: int, files: list[Path], skipped: list[str]
+def _detected(
+    batch: list[tuple[Path, Tensor]], fabric: Fabric, model: Any, preprocess: Preprocess, threshold: float
 ) -> Iterator[Seen]:
-    """Masks at the images' own sizes, one image at a time."""
-    for path in files:
-        try:
-            image = read_image(path, channels)
-        except UserError as error:
-            if config["broken"] == "error":
-                raise UserError(f"{error}; broken=skip leaves such files out") from error
-            skipped.append(str(error))
-            continue
-        yield Seen(path, model.segment(image, config["tile"], config["overlap"]))
-
-
-def _read(path: Path, preprocess: Preprocess) -> Tensor | UserError:
-    try:
-        return preprocess.fit(read_image(path, preprocess.channels))
-    except UserError as error:
-        return error
-
-
-def _of_one_size(read: list[tuple[Path, Tensor]]) -> list[list[tuple[Path, Tensor]]]:
-    """The images in groups of one shape, which a batch needs: one group where the model's input has a fixed size."""
-    groups: dict[torch.Size, list[tuple[Path, Tensor]]] = {}
-    for path, image in read:
-        groups.setdefault(image.shape, []).append((path, image))
-    return list(groups.values())
+    """Boxes and masks that score `threshold` or more, at the images' own sizes."""
+    images = [preprocess(fabric.to_device(preprocess.fit(image))) for _, image in batch]
+    for (path, image), prediction in zip(batch, model.predict(images), strict=True):
+        called = confident(prediction, threshold)
+        yield Seen(path, detections.at_own_size(called, preprocess, (image.shape[-2], image.shape[-1])))
 
 
 # -- what is written ---------------------------------------------------------------------------------------------------
@@ -194,10 +163,12 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
 
     One class an image: `label`, `index` and `score`; label and index are null where the score is under the threshold.
     Several labels an image: `labels`, those whose score is over the threshold. A class for each pixel: `shares`, the
-    part of the image that each class has, and `mask`, the file.
+    part of the image that each class has, and `mask`, the file. Objects: see `detections.objects`.
     """
     if "mask" in seen.prediction:
         return {"path": str(seen.path), "shares": class_shares(seen.prediction["mask"], classes)}
+    if "boxes" in seen.prediction:
+        return {"path": str(seen.path), "objects": detections.objects(seen.prediction, classes)}
     # the fewest digits that give the same float32 back
     scores = [float(str(np.float32(score))) for score in seen.prediction["scores"].tolist()]
     named = dict(zip(classes, scores, strict=True))
@@ -260,6 +231,8 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
             if "shares" in line:
                 largest = list(line["shares"].items())[:3]
                 table.add_row(path, ", ".join(n for n, _ in largest), ", ".join(f"{s:.1%}" for _, s in largest))
+            elif "objects" in line:
+                table.add_row(path, *detections.cells(line))
             elif "labels" in line:
                 scores = [f"{line['scores'][name]:.3f}" for name in line["labels"]]
                 table.add_row(path, ", ".join(line["labels"]) or "none", ", ".join(scores))
@@ -273,6 +246,8 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
     if len(skipped) > _SHOWN:
         say(f"skipped: {len(skipped) - _SHOWN} more, see run.json")
     say(f"  {near(folder / 'predictions.jsonl')}")
+    if (folder / "results.json").is_file():
+        say(f"  {near(folder / 'results.json')}")
     if (folder / "masks").is_dir():
         say(f"  {folder / 'masks'}")
     if any((folder / "pictures").iterdir()):

@@ -44,7 +44,7 @@ def summarise(sweep: Path) -> None:
 
 
 def write(table: Comparison, folder: Path) -> list[Path]:
-    """Write the table in all forms, and the curves; returns the paths."""
+    """Write the table in all forms, the curves, and samples side by side; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "curves.png"
     drawn = curves(table, picture)
@@ -57,7 +57,7 @@ def write(table: Comparison, folder: Path) -> list[Path]:
         beside = folder / f".{name}.tmp"
         beside.write_text(text, encoding="utf-8")
         beside.replace(folder / name)
-    return [*(folder / name for name in texts), *([picture] if drawn else [])]
+    return [*(folder / name for name in texts), *([picture] if drawn else []), *samples(table, folder)]
 
 
 def curves(table: Comparison, path: Path) -> bool:
@@ -69,6 +69,29 @@ def curves(table: Comparison, path: Path) -> bool:
     metrics = dict.fromkeys([table.monitor.partition("/")[2], "loss"])
     save(pixels(overlay(lines, list(metrics), show.title(table))), path)
     return True
+
+
+def samples(table: Comparison, folder: Path) -> list[Path]:
+    """Put what the runs predicted of the same sample (`callbacks.pictures.samples`) side by side; returns the paths.
+
+    The rows of the table stand in the order of their settings, each with its first run that has the sample.
+    """
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for row in table.in_order:
+        label = row.label(table.columns)
+        files = {file.name: file for run in reversed(row.runs) for file in run.folder.glob("pictures/sample_*.png")}
+        for name, file in files.items():
+            found.setdefault(name, []).append((label, file))
+    written = []
+    for name, files_of in sorted(found.items()):
+        if len(files_of) > 1:
+            # the drawing of panels needs torch, which takes longer to import than a report to make
+            from lightbed.draw.side_by_side import side_by_side
+
+            number = name.removeprefix("sample_").removesuffix(".png")
+            save(pixels(side_by_side(files_of, f"Sample {number}", show.title(table))), folder / name)
+            written.append(folder / name)
+    return written
 
 
 def print_table(table: Comparison, written: list[Path]) -> None:

@@ -45,7 +45,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
             say("the data has the model's classes in another order; its labels are renumbered by name")
         split = choose_split(config["split"], data)
         images = len(data.splits[split])
-        record.write(data={"split": split, "images": images, "classes": data.classes, "skipped": len(data.skipped)})
+        faults = {"skipped": len(data.skipped), "label_faults": data.label_faults}
+        record.write(data={"split": split, "images": images, "classes": data.classes, **faults})
         say(f"{loaded.checkpoint} on {images:,} images of {type(data).__name__} ({split})")
         metrics = evaluate(config, loaded, data, split, record.folder)
         write_text(record.folder / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")
@@ -70,6 +71,7 @@ def data_config(config: build.Config, loaded: Loaded, words: list[str]) -> build
         data = own_data(loaded, {name: config["paths"][name] for name in names}, trust=config["trust"])
     else:
         data = {**config["data"], **as_trained(loaded.task, given)}
+    data = build.with_targets(data, loaded.config["task"])
     own = loaded.config["data"]
     data["eval_batch_size"] = config["batch_size"] or own.get("eval_batch_size") or own["batch_size"]
     data["num_workers"] = own["num_workers"] if config["num_workers"] is None else config["num_workers"]

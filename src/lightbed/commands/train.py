@@ -160,9 +160,9 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
 
 
 def describe(data: DataModule) -> dict[str, Any]:
-    """The data's part of the record: images a split, classes, what was left out as broken."""
+    """The data's part of the record: images a split, classes, what was broken or wrong."""
     counts = {name: len(source) for name, source in data.splits.items()}
-    skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped}
+    skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped, "label_faults": data.label_faults}
     return {"images": counts, "classes": data.classes, **skipped}
 
 

@@ -26,6 +26,7 @@ class Loading:
     splits: dict[str, Source]
     classes: list[str]
     skipped: list[str] | None = None  # one line a file that could not be read and was left out
+    label_faults: dict[str, int] | None = None  # how many faults of each kind the label files have
 
 
 class DataModule(L.LightningDataModule):
@@ -46,6 +47,10 @@ class DataModule(L.LightningDataModule):
         test_fraction: the same for the test split, where the data has none.
         split_seed: chooses which images are cut off; apart from `seed`, so that runs of several seeds are compared
             on the same images.
+        limit: train on so many images of the training split, chosen by `split_seed`, once the other splits are cut
+            off it; None for all.
+        test_seen: test on so many of the images trained on, the first ones, instead of any others: what was learnt by
+            heart; None for the test split.
         cache_dir: folder for what is made from the data and can be made again: decoded images, hashes of files.
         transform: per-sample torchvision v2 transform `(image, target) -> (image, target)` for training, in the
             loader; set by the augment group.
@@ -76,6 +81,8 @@ class DataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        limit: int | None = None,
+        test_seen: int | None = None,
         cache_dir: str | Path = "~/.cache/lightbed/decoded",
         transform: Callable[..., Sample] | None = None,
     ) -> None:
@@ -89,6 +96,10 @@ class DataModule(L.LightningDataModule):
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must sum to less than 1"
             )
         self.seed, self.batch_size, self.eval_batch_size = seed, batch_size, eval_batch_size or batch_size
+        for key, count in (("limit", limit), ("test_seen", test_seen)):
+            if count is not None and count < 1:
+                raise UserError(f"data.{key}={count} must be at least 1, or null for all")
+        self.limit, self.test_seen = limit, test_seen
         self.num_workers, self.drop_last = num_workers, drop_last
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.preprocess = Preprocess(channels, image_size, mean, std, resize)
@@ -97,6 +108,7 @@ class DataModule(L.LightningDataModule):
         self.splits: dict[str, Source] = {}
         self.classes: list[str] = []
         self.skipped: list[str] = []
+        self.label_faults: dict[str, int] = {}
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -125,8 +137,11 @@ class DataModule(L.LightningDataModule):
             return
         loading = self.load()
         self.splits, self.classes, self.skipped = dict(loading.splits), list(loading.classes), loading.skipped or []
+        self.label_faults = dict(loading.label_faults or {})
         self._cut("test", self.test_fraction)
         self._cut("val", self.val_fraction)
+        self._limit()
+        self._see_again()
         for name, source in self.splits.items():
             if not len(source):
                 raise UserError(f"split {name} of {type(self).__name__} has no images")
@@ -145,6 +160,25 @@ class DataModule(L.LightningDataModule):
         order = permutation(len(source), self.split_seed, "split", name)
         self.splits[name] = Subset(source, order[:count].sort().values)
         self.splits["train"] = Subset(source, order[count:].sort().values)
+
+    def _limit(self) -> None:
+        """Keep no more than `limit` training images, chosen by a key: fewer of them are some of the more."""
+        source = self.splits.get("train")
+        if self.limit is None or source is None:
+            return
+        if self.limit > len(source):
+            raise UserError(f"data.limit={self.limit}: there are only {len(source)} training images")
+        order = permutation(len(source), self.split_seed, "limit")
+        self.splits["train"] = Subset(source, order[: self.limit].sort().values)
+
+    def _see_again(self) -> None:
+        """Let the first `test_seen` training images be the test split."""
+        source = self.splits.get("train")
+        if self.test_seen is None or source is None:
+            return
+        if self.test_seen > len(source):
+            raise UserError(f"data.test_seen={self.test_seen}: there are only {len(source)} training images")
+        self.splits["test"] = Subset(source, torch.arange(self.test_seen))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         source = self._source("train")

@@ -27,13 +27,14 @@ from lightbed.runs.log import say
 from lightbed.transforms.preprocess import Preprocess
 
 _FORMAT = 1
+_OWN_SIZE = 1 << 20  # pixels that an image is thought to have where each has its own size
 _BLOCK_BYTES = 1 << 26  # decoded at a time: few waits for the slowest of a block, little memory
 
 
 class Decoded(NamedTuple):
     """What a pass over all files found."""
 
-    images: np.ndarray | None  # uint8 (N, C, H, W) mapped from disk, of the whole files only; None where only checked
+    images: Any  # uint8 (N, C, H, W) mapped from disk, of the whole files only; None where only checked
     broken: dict[int, str]  # position in the list of files -> why that file cannot be read
 
 
@@ -50,14 +51,16 @@ class Decoder:
     """
 
     kind = "images"
+    own_sizes = False
+    """Whether images may keep their own sizes; they are then no array."""
 
     def __init__(
         self, root: Path, files: list[Entry], preprocess: Preprocess, cache_dir: Path, *, store: bool, same_size: bool
     ) -> None:
-        if preprocess.size is None:
+        if preprocess.size is None and not self.own_sizes:
             raise ValueError("decoded images are kept in one array, so their size must be given")
         self.root, self.files, self.preprocess = root, files, preprocess
-        self.size, self.store, self.same_size = preprocess.size, store, same_size
+        self.size, self.store, self.same_size = preprocess.size or (0, 0), store, same_size
         self.made_from: dict[str, Any] = {
             "format": _FORMAT,
             "root": os.path.realpath(root),
@@ -73,6 +76,16 @@ class Decoder:
     def further(self) -> dict[str, Any]:
         """What else the decoded files depend on, where a subclass reads them in its own way."""
         return {}
+
+    def found(self) -> dict[str, Any]:
+        """What else a subclass has found in the files and keeps beside them, as JSON."""
+        return {}
+
+    def recall(self, made: dict[str, Any]) -> None:
+        """Take back what `found` kept."""
+
+    def note(self, entry: Entry, size: tuple[int, int]) -> None:
+        """Told each file's own (height, width), from several threads."""
 
     def decode(self) -> Decoded:
         """The cache's content; it is built if it is not there.
@@ -96,13 +109,19 @@ class Decoder:
 
     def _open(self) -> Decoded | None:
         try:
-            broken = {int(i): why for i, why in json.loads((self.folder / "source.json").read_text())["broken"].items()}
-            shape = (len(self.files) - len(broken), self.preprocess.channels, *self.size)
-            if not self.store or not shape[0]:
-                return Decoded(np.empty(shape, np.uint8) if self.store else None, broken)
-            return Decoded(np.memmap(self.folder / "images.bin", np.uint8, "r", shape=shape), broken)
+            made = json.loads((self.folder / "source.json").read_text())
+            broken = {int(i): why for i, why in made["broken"].items()}
+            self.recall(made)
+            return Decoded(self._map(broken) if self.store else None, broken)
         except (OSError, ValueError, KeyError, AttributeError):  # not there, or damaged by somebody else's hand
             return None
+
+    def _map(self, broken: dict[int, str]) -> Any:
+        """The images of the whole files, mapped from disk."""
+        shape = (len(self.files) - len(broken), self.preprocess.channels, *self.size)
+        if not shape[0]:
+            return np.empty(shape, np.uint8)
+        return np.memmap(self.folder / "images.bin", np.uint8, "r", shape=shape)
 
     def _build(self) -> Decoded:
         say(f"{'decoding' if self.store else 'checking'} {len(self.files):,} {self.kind} of {self.root}, this once")
@@ -112,7 +131,7 @@ class Decoder:
         try:
             with (part / "images.bin").open("wb") if self.store else io.BytesIO() as out:
                 broken = self._read_all(out)
-            made = {**self.made_from, "files": len(self.files), "broken": broken}
+            made = {**self.made_from, "files": len(self.files), "broken": broken, **self.found()}
             (part / "source.json").write_text(json.dumps(made, indent=1))
             part.chmod(0o755)  # temporary folders are closed to others
             shutil.rmtree(self.folder, ignore_errors=True)  # only a damaged one can be here
@@ -127,7 +146,8 @@ class Decoder:
     def _read_all(self, out: BinaryIO) -> dict[int, str]:
         """Read all files, write the whole ones to `out`, and return what is wrong with the others."""
         broken: dict[int, str] = {}
-        block = max(1, _BLOCK_BYTES // (self.preprocess.channels * self.size[0] * self.size[1]))
+        pixels = self.size[0] * self.size[1] or _OWN_SIZE
+        block = max(1, _BLOCK_BYTES // (self.preprocess.channels * pixels))
         with bar("reading images", len(self.files)) as advance:
             for start in range(0, len(self.files), block):
                 entries = self.files[start : start + block]
@@ -146,6 +166,7 @@ class Decoder:
             size = check_image(path) if image is None else tuple(image.shape[-2:])
         except UserError as error:
             return error
+        self.note(entry, (size[0], size[1]))
         if self.same_size and size != self.size:
             raise UserError(
                 f"{path} is {size[1]}x{size[0]} pixels but others are {self.size[1]}x{self.size[0]}: "

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from lightbed.chance import derive, permutation
 from lightbed.data.base import DataModule, Loading
 from lightbed.data.pairs import PairArrays, mask_weights
-from lightbed.data.source import Batch, Sample, Source, stack
+from lightbed.data.source import Batch, Sample, Source, listed, stack
 from lightbed.errors import UserError, nearest
 
 TARGETS = ("label", "boxes", "labels", "masks", "mask")
@@ -112,8 +112,8 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
 class DigitScenes(DataModule):
     """Scenes composed of scikit-learn's handwritten digits; a function of (split_seed, split, index).
 
-    Classes are `background` and the ten digits, so digit d is class d + 1; with `label` as the only target, which is
-    the largest digit of the scene, they are the ten digits. No handwritten digit is in two splits.
+    Classes are the ten digits; with `mask` among the targets, they are `background` and the ten digits, so digit d is
+    class d + 1. `label` is the largest digit of the scene. No handwritten digit is in two splits.
 
     Args:
         images: scenes of each split.
@@ -151,6 +151,7 @@ class DigitScenes(DataModule):
             raise UserError(f"data.sides={list(sides)}: digits must not be larger than data.image_size={self.size}")
         self.targets = tuple(targets)
         self.holds = self.targets
+        self.first = int("mask" in targets)  # class of digit 0
 
     def load(self) -> Loading:
         from sklearn.datasets import load_digits  # half a second that other data sets need not pay
@@ -166,7 +167,7 @@ class DigitScenes(DataModule):
                 glyphs = Glyphs((raw.images[chosen] / 16).astype(np.float32), raw.target[chosen])
                 splits[split] = self._source_of(split, glyphs)
         ten = [str(digit) for digit in range(10)]
-        return Loading(splits, ten if self.targets == ("label",) else ["background", *ten])
+        return Loading(splits, ["background", *ten] if self.first else ten)
 
     def _source_of(self, split: str, glyphs: Glyphs) -> Source:
         scenes = [
@@ -187,12 +188,12 @@ class DigitScenes(DataModule):
         target: Any = {}
         if "label" in self.targets:
             largest = scene.digits[scene.masks.sum((1, 2)).argmax()] if len(scene.digits) else 0
-            target["label"] = torch.tensor(int(largest) + (self.targets != ("label",)))
+            target["label"] = torch.tensor(int(largest) + self.first)
         if "boxes" in self.targets:
             boxes = torch.from_numpy(boxes_of(scene.masks))
             target["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size)
         if "labels" in self.targets:
-            target["labels"] = torch.from_numpy(scene.digits + 1)
+            target["labels"] = torch.from_numpy(scene.digits + self.first)
         if "masks" in self.targets:
             target["masks"] = tv_tensors.Mask(torch.from_numpy(scene.masks))
         if "mask" in self.targets:
@@ -203,9 +204,7 @@ class DigitScenes(DataModule):
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), target
 
     def collate(self, samples: list[Sample]) -> Batch:
-        if {"boxes", "labels", "masks"} & set(self.targets):
-            return [image for image, _ in samples], [target for _, target in samples]
-        return stack(samples)
+        return (listed if {"boxes", "labels", "masks"} & set(self.targets) else stack)(samples)
 
     def class_weights(self, kind: str) -> list[float]:
         if "mask" not in self.targets:

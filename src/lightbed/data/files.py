@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,20 +35,29 @@ def find_images(root: Path) -> list[Entry]:
     Raises:
         UserError: a folder cannot be read.
     """
+    return find_files(root, is_image)
+
+
+def find_files(root: Path, wanted: Callable[[str], bool]) -> list[Entry]:
+    """All files below `root` with a wanted name, in the order of their paths; hidden ones are left out.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     try:
-        return sorted(_walk(str(root), ""))
+        return sorted(_walk(str(root), "", wanted))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _walk(folder: str, prefix: str) -> Iterator[Entry]:
+def _walk(folder: str, prefix: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
     with os.scandir(folder) as children:
         for child in children:
             if child.name.startswith("."):
                 continue
             if child.is_dir():
-                yield from _walk(child.path, f"{prefix}{child.name}/")
-            elif is_image(child.name):
+                yield from _walk(child.path, f"{prefix}{child.name}/", wanted)
+            elif wanted(child.name):
                 yield _entry(child, prefix + child.name)
 
 

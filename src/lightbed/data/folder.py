@@ -113,7 +113,10 @@ class ImageFolder(DataModule):
 
     def _fits(self, count: int) -> bool:
         height, width = self.preprocess.size or (0, 0)
-        gigabytes = count * self.preprocess.channels * height * width / 1e9
+        return self._small_enough(count, count * self.preprocess.channels * height * width / 1e9)
+
+    def _small_enough(self, count: int, gigabytes: float) -> bool:
+        """Whether decoded images of that size are kept; says what follows where they are not."""
         if gigabytes > self.cache_limit_gb:
             say(
                 f"{count:,} decoded images would take {gigabytes:.3g} GB, more than "

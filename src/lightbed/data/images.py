@@ -53,8 +53,7 @@ def check_image(path: str | Path) -> tuple[int, int]:
     """
 
     def decode(image: Image.Image) -> tuple[int, int]:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-        size = image.size if turned else image.size[::-1]
+        size = upright_size(image)
         image.draft("L", (1, 1))
         image.load()
         if image.mode in ("I", "F"):
@@ -62,6 +61,13 @@ def check_image(path: str | Path) -> tuple[int, int]:
         return size
 
     return guarded(path, decode)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as shown, without decoding the pixels."""
+    width, height = image.size
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    return (width, height) if turned else (height, width)
 
 
 def in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
 from lightbed.data.cache import Decoder
 from lightbed.data.coding import VOID, Coding
 from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
-from lightbed.data.images import guarded, read_image
+from lightbed.data.images import guarded, read_image, upright_size
 from lightbed.data.source import Batch, Sample, Source
 from lightbed.errors import UserError
 from lightbed.losses.pixels import frequency_weights
@@ -124,7 +123,7 @@ class MaskDecoder(Decoder):
         path = self.root / entry.path
         try:
             mask = self.coding.read(path)
-            size = guarded(self.root / self.image_of[entry].path, _upright_size)
+            size = guarded(self.root / self.image_of[entry].path, upright_size)
         except UserError as error:
             return error
         if tuple(mask.shape[-2:]) != size:
@@ -133,13 +132,6 @@ class MaskDecoder(Decoder):
                 f"{self.root / self.image_of[entry].path} is {size[1]}x{size[0]}"
             )
         return self.preprocess.fit(mask, mask=True) if self.store else None
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) as shown, without decoding the pixels."""
-    width, height = image.size
-    turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (width, height) if turned else (height, width)
 
 
 class PairArrays:

@@ -16,7 +16,7 @@ class Relabelled:
     """A source in which class i of the data is class `order[i]` of the model.
 
     Args:
-        source: samples with `label` or `mask`.
+        source: samples with `label`, `labels` or `mask`.
         order: int64 (K,).
     """
 
@@ -37,6 +37,8 @@ class Relabelled:
 
     def _renamed(self, sample: Any) -> Batch:
         image, target = sample
+        if "labels" in target and "mask" not in target:
+            return image, {**target, "labels": self.order[target["labels"]]}
         if "mask" in target:
             numbers = torch.arange(256, dtype=torch.uint8)  # what is no class, such as void, stays
             numbers[: len(self.order)] = self.order.to(torch.uint8)

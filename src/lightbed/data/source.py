@@ -14,6 +14,7 @@ from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
 from lightbed.runs.log import say
+from lightbed.transforms.boxes import transform_objects
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
 
@@ -153,6 +154,9 @@ class KeyedReader(Dataset[Batch]):
             images, target = self.collate(samples)
         if isinstance(target, dict):
             target["index"] = indices
+        elif isinstance(target, list):
+            for one, index in zip(target, indices, strict=True):
+                one["index"] = index
         return images, target
 
     def read(self, epoch: int, indices: Tensor) -> tuple[list[Sample], Tensor]:
@@ -186,8 +190,8 @@ class KeyedReader(Dataset[Batch]):
 
     def _vary(self, epoch: int, index: int, image: Tensor, target: Target) -> Sample:
         """A sample as training's transform makes it."""
-        seed_all(derive(self.seed, "sample", epoch, index))
-        image, target = self.transform(tv_tensors.Image(image), target)  # type: ignore[misc]
+        seed = derive(self.seed, "sample", epoch, index)
+        image, target = self._transformed(tv_tensors.Image(image), target, seed)
         if image.dtype != torch.uint8:
             raise UserError(
                 f"augment.sample gives {str(image.dtype).removeprefix('torch.')} images where uint8 goes on to the "
@@ -205,6 +209,13 @@ class KeyedReader(Dataset[Batch]):
             where = f"sample {index}" + (f" ({paths[index]})" if paths is not None else "")
             raise RuntimeError(f"{where} of epoch {epoch} failed: {type(error).__name__}: {error}") from error
 
+    def _transformed(self, image: Tensor, target: Target, key: int) -> Sample:
+        transform: Callable[..., Sample] = self.transform  # type: ignore[assignment]  # only called where there is one
+        if "boxes" in target:
+            return transform_objects(transform, image, {**target}, lambda: seed_all(key))
+        seed_all(key)
+        return transform(image, target)
+
 
 def stack(samples: list[Sample]) -> Batch:
     """Samples of one size -> images (N, C, H, W) and a dict of stacked targets, without their paths."""
@@ -212,6 +223,16 @@ def stack(samples: list[Sample]) -> Batch:
     names = [name for name in samples[0][1] if name != "path"]
     columns: dict[str, list[Any]] = {name: [target[name] for _, target in samples] for name in names}  # type: ignore[literal-required]
     return images, {name: torch.stack([torch.as_tensor(value) for value in columns[name]]) for name in names}
+
+
+def listed(samples: list[Sample]) -> Batch:
+    """Samples of any sizes -> a list of images uint8 (C, h, w) and a list of targets, of plain tensors."""
+    images = [image.as_subclass(Tensor) for image, _ in samples]
+    return images, [{name: _plain(value) for name, value in target.items()} for _, target in samples]
+
+
+def _plain(value: Any) -> Any:
+    return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
 
 
 def as_batch(batch: Batch) -> Batch:

@@ -29,7 +29,12 @@ _HEAD = 1.0  # inches above the plot
 
 
 def confusion_matrix(
-    matrix: np.ndarray, classes: Sequence[str], title: str, *below: str, counted: str = "images"
+    matrix: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    *below: str,
+    counted: str = "images",
+    background: bool = False,
 ) -> "Figure":
     """Counts in cells coloured by their share of the row; recall of each class at the right.
 
@@ -39,6 +44,7 @@ def confusion_matrix(
         title: first line.
         below: further lines.
         counted: what the numbers count.
+        background: the last class is what is there beside the objects, of which nothing is to be recalled.
     """
     count = len(classes)
     images = matrix.sum(1)
@@ -71,7 +77,7 @@ def confusion_matrix(
                 size=9, color=FAINT, rotation=90, ha="left", va="center")  # fmt: skip
     if count <= _WITH_COUNTS:
         _write_cells(axes, matrix, share, cell)
-    _write_recall(axes, share.diagonal(), images, ticks, size)
+    _write_recall(axes, share.diagonal(), images, [i for i in ticks if not background or i < count - 1], size)
     return figure
 
 

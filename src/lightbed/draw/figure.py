@@ -37,13 +37,17 @@ def pixels(figure: "Figure") -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def save(image: np.ndarray, path: Path) -> None:
-    """Write an image uint8 (H, W, 3) as PNG, in one piece."""
+def save(image: np.ndarray, path: Path, title: str = "") -> None:
+    """Write an image uint8 (H, W, 3) as PNG, in one piece; what it shows can be told in the file as its Title."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    told = PngInfo()
+    if title:
+        told.add_itxt("Title", title)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(beside, format="PNG", dpi=(DPI, DPI))
+    Image.fromarray(image).save(beside, format="PNG", dpi=(DPI, DPI), pnginfo=told)
     beside.replace(path)
 
 

@@ -35,10 +35,13 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
     whole factors, so that their pixels stay sharp squares.
     """
     shape = float(np.median([panel.image.shape[0] / panel.image.shape[1] for panel in panels]))
-    columns, cell = _columns(len(panels), shape)
+    least = max(panel.inches for panel in panels)
+    columns, cell = _columns(len(panels), shape, least)
     rows = -(-len(panels) // columns)
     # the cell takes the images' shape, within reason
     high = cell * min(max(shape, 0.5 if columns > 2 else 0.15), 1.6)
+    if least:  # pixel for pixel inside of the frame
+        high = (cell - 2 / DPI) * shape + 2.5 / DPI
     titles, size = fit_titles(new_figure(1, 1), [panel.title for panel in panels], cell)
     strip = 0.08 + _LINE * (2 if any("\n" in text for text in titles) else 1)
     step = (cell + _GAP, high + strip + _GAP)
@@ -59,8 +62,13 @@ def image_grid(panels: Sequence[Panel], title: str, *below: str) -> "Figure":
     return figure
 
 
-def _columns(count: int, shape: float) -> tuple[int, float]:
-    """Columns, and a cell's width in inches, of `count` images of that height over width; strips stand in two."""
+def _columns(count: int, shape: float, least: float) -> tuple[int, float]:
+    """Columns, and a cell's width in inches, of `count` images of that height over width; strips stand in two.
+
+    Those that are `least` inches wide fill a width of 14 inches.
+    """
+    if least:
+        return max(1, min(grid_columns(count), int(14 / least))), least
     if shape < _STRIP:
         return min(count, 2), 6.6
     columns = grid_columns(count)

@@ -22,12 +22,18 @@ _NAMED = 4  # classes in a title
 _TURN, _TONES = 0.29, ((1.0, 0.95), (0.5, 0.95), (0.95, 0.4), (0.7, 0.6))
 
 
+def colour(number: int) -> tuple[int, int, int]:
+    """Red, green and blue of the class or instance of this number, in 0..255."""
+    bright, strong = _TONES[number % len(_TONES)]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * _TURN % 1, strong, bright))
+    return red, green, blue
+
+
 def palette(classes: Sequence[str]) -> np.ndarray:
     """A colour for each class, uint8 (256, 3); a function of their number and of whether the first is background."""
     colours = np.zeros((256, 3), np.uint8)
     for i in range(len(classes)):
-        bright, strong = _TONES[i % len(_TONES)]
-        colours[i] = [round(255 * part) for part in colorsys.hsv_to_rgb(i * _TURN % 1, strong, bright)]
+        colours[i] = colour(i)
     if classes and classes[0] == "background":
         colours[0] = _GROUND
     colours[VOID] = _VOID_COLOUR

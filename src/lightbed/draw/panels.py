@@ -17,6 +17,7 @@ class Panel(NamedTuple):
     title: str
     color: str
     legend: tuple[tuple[str, str], ...] = ()  # name and #rrggbb of what colours in the image mean
+    inches: float = 0.0  # width that it needs in a grid, where there is writing in the image
 
 
 def as_pixels(image: Tensor) -> np.ndarray:
@@ -34,10 +35,12 @@ def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) ->
         target: see `types.Target`; None or empty where the truth is not known.
         classes: class names.
     """
-    from lightbed.draw.masks import segmented  # it builds on this module
+    from lightbed.draw.boxes import detected  # they build on this module
+    from lightbed.draw.masks import segmented
 
-    if "mask" in prediction:
-        return segmented(image, prediction, target or {}, classes)
+    for key, pictured in (("mask", segmented), ("boxes", detected)):
+        if key in prediction:
+            return pictured(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
     return PANELS[kind](image, prediction, target or {}, classes)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -42,6 +43,38 @@ def load_weights(net: nn.Module, name: str, weights: str, num_classes: int) -> N
         kind: Any = net
         torchvision.models.vision_transformer.interpolate_embeddings(kind.image_size, kind.patch_size, state)
     _fit(net, state, num_classes, f"model.weights={weights}")
+
+
+def load_detector(net: nn.Module, name: str | None, weights: str, fresh: Sequence[str]) -> None:
+    """Load trained weights into a whole detector; the outputs for other classes keep their fresh weights.
+
+    Args:
+        net: the network, for 3 channels where the weights are torchvision's.
+        name: torchvision's name of it; None: torchvision has no weights for its backbone.
+        weights: 'DEFAULT', 'COCO_V1' or the path of a file, see `load_weights`.
+        fresh: how the names of those weights begin that depend on the number of classes.
+
+    Raises:
+        UserError: there are no such weights, they cannot be had, or they are another network's.
+    """
+    path, where = Path(weights).expanduser(), f"model.weights={weights}"
+    file = path.suffix in (".pth", ".pt", ".ckpt")
+    if not file and name is None:
+        raise UserError(f"{where}: torchvision has none for this backbone: model.backbone=resnet50, or a file")
+    state = _read(path) if file else _fetch(name or "", weights)
+    own = net.state_dict()
+    other = [key for key, value in state.items() if key in own and own[key].shape != value.shape]
+    if wrong := [key for key in other if not key.startswith(tuple(fresh))]:
+        shapes = f"{tuple(state[wrong[0]].shape)} in the file, {tuple(own[wrong[0]].shape)} in the network"
+        raise UserError(f"{where} does not fit the model's other options: {wrong[0]} is {shapes}")
+    for key in other:  # in place: the dict carries versions that some networks look at
+        del state[key]
+    faults = net.load_state_dict(state, strict=False)
+    missing = [key for key in faults.missing_keys if key not in other]
+    if missing or faults.unexpected_keys:
+        told = f"lacks {missing[0]}" if missing else f"has {faults.unexpected_keys[0]}, which the network has not"
+        hint = "torchvision's expect model.norm=frozen model.norm_pyramid=false; a classifier's: model.weights_backbone"
+        raise UserError(f"{where} is another network's: it {told}; {hint}")
 
 
 def _fetch(name: str, weights: str) -> State:

@@ -69,6 +69,11 @@ class Comparison:
         """All runs, in the order of their rows."""
         return [run for row in self.rows for run in row.runs]
 
+    @property
+    def in_order(self) -> list[Row]:
+        """The rows by their settings instead, numbers from the lowest on."""
+        return sorted(self.rows, key=lambda row: [_rank(row, column) for column in self.columns])
+
 
 def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True) -> Comparison:
     """The table over `runs`.
@@ -142,13 +147,14 @@ def _figures(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def _names(rows: Sequence[Row], monitor: str) -> list[str]:
-    """Metric names, those of the test first, the monitored one before all of its stage."""
+    """Metric names, those of the test first; in each stage first the monitored one, then the loss, its parts last."""
     names = {name for row in rows for name in row.figures}
     own = monitor.partition("/")[2]
 
-    def place(name: str) -> tuple[int, bool, bool, str]:
+    def place(name: str) -> tuple[int, bool, bool, bool, str]:
         stage, _, metric = name.partition("/")
-        return _STAGES.index(stage) if stage in _STAGES else len(_STAGES), metric != own, "loss" not in metric, name
+        number = _STAGES.index(stage) if stage in _STAGES else len(_STAGES)
+        return number, metric != own, metric != "loss", metric.startswith("loss_"), name
 
     return sorted(names, key=place)
 

@@ -34,10 +34,12 @@ def cells(table: Comparison, row: Row, rank: int) -> list[str]:
 def shown(table: Comparison) -> list[str]:
     """The metrics that tables show; the CSV has all.
 
-    All of the test (else of the validation), what was monitored with its training value, and the epoch of both.
+    All of the test (else of the validation), what was monitored with its training value, or the training loss where
+    there is none, and the epoch of both.
     """
     stage = "test/" if any(name.startswith("test/") for name in table.figures) else "val/"
-    more = (table.sort, table.monitor, f"train/{table.monitor.partition('/')[2]}", "epoch")
+    trained = f"train/{table.monitor.partition('/')[2]}"
+    more = (table.sort, table.monitor, trained if trained in table.figures else "train/loss", "epoch")
     return [name for name in table.figures if name.startswith(stage) or name in more]
 
 

@@ -45,6 +45,9 @@ class Task(L.LightningModule):
     pictured: str = ""
     """What the grid of predictions says below its title; empty: how many are right."""
 
+    learns: tuple[str, ...] = ()
+    """What of a target it looks at; data that can give several kinds gives these, where its config says `auto`."""
+
     pictured_at_once: int | None = None
     """How many random images the grid has at most, where each takes more room than one picture."""
 
@@ -126,12 +129,14 @@ class Task(L.LightningModule):
         if self.augment is not None and self.trainer.training:
             images, target = self.augment(images, target, self.current_epoch, then=self.preprocess)
         elif self.preprocess is not None:
-            images = self.preprocess(images)
-        if isinstance(images, Tensor) and not images.is_floating_point():
+            listed = isinstance(images, list)
+            images = [self.preprocess(image) for image in images] if listed else self.preprocess(images)
+        first = images[0] if isinstance(images, list) else images
+        if isinstance(first, Tensor) and not first.is_floating_point():
             raise UserError(
-                f"images are {images.dtype}: give floating point, or give the task preprocess=Preprocess(...)"
+                f"images are {first.dtype}: give floating point, or give the task preprocess=Preprocess(...)"
             )
-        if self.channels_last:
+        if self.channels_last and first is images:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, target
 
@@ -163,6 +168,8 @@ class Task(L.LightningModule):
         if stage == "train" and self.check_loss is not None and not self.check_loss(total, parts, batch):
             return None  # Lightning then leaves the step out
         getattr(self, f"{stage}_losses").update({"loss": total.detach(), **parts}, len(batch[0]))
+        if step.predictions is None:
+            return total
         self.metric(stage).update(step.predictions, step.targets)
         if self.extra_metrics:
             getattr(self, f"{stage}_extra").update(*self.metric_inputs(step.predictions, step.targets))
@@ -209,8 +216,10 @@ class Task(L.LightningModule):
             getattr(self, f"{stage}_{part}").reset()
 
     def _log(self, stage: str) -> None:
-        values = {**getattr(self, f"{stage}_losses").compute(), **self.metric(stage).compute()}
-        if self.extra_metrics:
+        metric: Any = self.metric(stage)
+        seen = metric.update_called  # else its steps gave losses alone
+        values = {**getattr(self, f"{stage}_losses").compute(), **(metric.compute() if seen else {})}
+        if self.extra_metrics and seen:
             further = getattr(self, f"{stage}_extra").compute()
             check_further(further, values)
             values |= further

@@ -40,6 +40,7 @@ class Classifier(Task):
     """
 
     class_weights: Tensor | None
+    learns = ("label",)
 
     def __init__(
         self,

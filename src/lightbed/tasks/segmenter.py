@@ -35,6 +35,7 @@ class Segmenter(Task):
     """
 
     class_weights: Tensor | None
+    learns = ("mask",)
     pictured = "from left: image, truth, prediction, errors in red"
     pictured_at_once = 12
 

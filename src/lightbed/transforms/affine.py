@@ -29,6 +29,7 @@ class Affine(Augmentation):
 
     draws = 7
     moves = True
+    turns = True
     computes = True
     lowest: Tensor
     span: Tensor

@@ -35,10 +35,21 @@ class RandomCrop(Augmentation):
         self.fill = one_of(fill, tuple(FILLS), "RandomCrop: fill")
 
     def forward(self, images: Tensor, target: Targets, u: Tensor) -> tuple[Tensor, Targets]:
-        top, left = (u * (2 * self.padding + 1)).long().unbind(1)
+        top, left = self._corners(u).unbind(1)
         window = _window_view if images.device.type == "cpu" else _window_all
-        moved = {name: window(values, top, left, self.padding, self.fill, IGNORE) for name, values in target.items()}
+        # an object that is mirrored in the rim is no other object
+        how: dict[str, tuple[str, int]] = {"mask": (self.fill, IGNORE), "masks": ("constant", 0)}
+        moved = {name: window(values, top, left, self.padding, *how[name]) for name, values in target.items()}
         return window(images, top, left, self.padding, self.fill, 0), moved
+
+    def _corners(self, u: Tensor) -> Tensor:
+        return (u * (2 * self.padding + 1)).long()
+
+    def matrices(self, u: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002 - the size makes no difference
+        """The maps of random numbers (N, 2), as `warp` takes them: float32 (N, 2, 3)."""
+        maps = torch.eye(2, 3, device=u.device).repeat(len(u), 1, 1)
+        maps[:, :, 2] = self._corners(u) - self.padding
+        return maps
 
 
 def _window_view(images: Tensor, top: Tensor, left: Tensor, padding: int, fill: str, value: int) -> Tensor:

@@ -27,6 +27,12 @@ class HorizontalFlip(Augmentation):
         chosen = u[:, 0] < self.p
         return flip(images, chosen, self.dim), {name: flip(values, chosen, self.dim) for name, values in target.items()}
 
+    def matrices(self, u: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002 - the size makes no difference
+        """The maps of random numbers (N, 1), as `warp` takes them: float32 (N, 2, 3)."""
+        maps = torch.eye(2, 3, device=u.device).repeat(len(u), 1, 1)
+        maps[:, self.dim, self.dim + 2] = torch.where(u[:, 0] < self.p, -1.0, 1.0)
+        return maps
+
 
 class VerticalFlip(HorizontalFlip):
     """Top and bottom exchanged, in a share `p` of the samples."""

@@ -66,23 +66,53 @@ class Preprocess(nn.Module):
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
         how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
-        scaled: Tensor = F.resize(image, self._scaled_size(image), **how)
+        scaled: Tensor = F.resize(image, self._scaled_size(image.shape[-2:]), **how)
         if self.resize == "crop":
             scaled = F.center_crop(scaled, list(self.size)).contiguous()
         return scaled
 
     def scale_to(self, image: Tensor) -> Tensor:
         """One image uint8 (C, h, w) at the scale that `fit` gives it, but with nothing cropped."""
-        scaled: Tensor = F.resize(image, self._scaled_size(image), antialias=True)
+        scaled: Tensor = F.resize(image, self._scaled_size(image.shape[-2:]), antialias=True)
         return scaled
 
-    def _scaled_size(self, image: Tensor) -> list[int]:
-        """The size that an image is resized to, before a crop to `size`."""
-        height, width = self.size or image.shape[-2:]
+    def fit_boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes xyxy (n, 4) in an image of `size` (height, width) -> in what `fit` makes of it, not clipped to it."""
+        scale, shift = self._move(boxes, size)
+        return boxes * scale - shift
+
+    def unfit_boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes xyxy (n, 4) in what `fit` makes of an image of `size` -> in the image."""
+        scale, shift = self._move(boxes, size)
+        return (boxes + shift) / scale
+
+    def unfit_masks(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Masks bool (n, H, W) of what `fit` makes of an image of `size` -> of the image; nothing where it was cut."""
+        if self.size is None or tuple(size) == self.size:
+            return masks
+        scaled = self._scaled_size(size)
+        top, left = (round((whole - part) / 2) for whole, part in zip(scaled, self.size, strict=True))
+        found = torch.zeros(len(masks), *size, dtype=torch.bool)
+        for mask, own in zip(masks, found, strict=True):  # one at a time, for the image may be large
+            whole = torch.zeros(1, *scaled)
+            whole[0, top : top + self.size[0], left : left + self.size[1]] = mask
+            own.copy_(F.resize(whole, list(size), antialias=True)[0] >= 0.5)
+        return found
+
+    def _move(self, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Factors of x, y, x, y, and how far the corner of the crop is from that of the scaled image."""
+        height, width = scaled = self._scaled_size(size)
+        top, left = (round((whole - part) / 2) for whole, part in zip(scaled, self.size or scaled, strict=True))
+        scale = torch.tensor([width / size[1], height / size[0]] * 2, dtype=boxes.dtype, device=boxes.device)
+        return scale, torch.tensor([left, top] * 2, dtype=boxes.dtype, device=boxes.device)
+
+    def _scaled_size(self, own: Sequence[int]) -> list[int]:
+        """The size that an image of size `own` is resized to, before a crop to `size`."""
+        height, width = self.size or own
         if self.resize != "crop":
             return [height, width]
-        ratio = max(height / image.shape[-2], width / image.shape[-1])
-        return [max(round(image.shape[-2] * ratio), height), max(round(image.shape[-1] * ratio), width)]
+        ratio = max(height / own[0], width / own[1])
+        return [max(round(own[0] * ratio), height), max(round(own[1] * ratio), width)]
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, for a checkpoint."""

@@ -18,7 +18,7 @@ def warp(images: Tensor, target: Targets, matrices: Tensor, fill: str) -> tuple[
 
     Args:
         images: uint8 or float32 (N, C, H, W).
-        target: `mask` int64 (N, H, W), if there is one.
+        target: `mask` int64 (N, H, W) or `masks` uint8 (N, n, H, W), if there is one of them.
         matrices: float32 (N, 2, 3), from a pixel of the output, (y, x, 1), to the place (y, x) in the input; both in
             pixels from the image's centre.
         fill: a name of `FILLS`.
@@ -37,6 +37,9 @@ def warp(images: Tensor, target: Targets, matrices: Tensor, fill: str) -> tuple[
     grid = (rows[:, :, :, None] + columns[:, :, None, :]).permute(0, 2, 3, 1)
     outside = FILLS[fill]
     warped = F.grid_sample(images.float(), grid, "bilinear", outside, align_corners=False)
+    if "masks" in target:  # an object that is mirrored at the edge is no other object
+        drawn = F.grid_sample(target["masks"].float(), grid, "nearest", "zeros", align_corners=False)
+        target = {**target, "masks": drawn.to(torch.uint8)}
     if "mask" not in target:
         return warped, target
     mask = target["mask"][:, None].float() - IGNORE  # so that grid_sample's zeros become IGNORE

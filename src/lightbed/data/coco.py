@@ -1,0 +1,195 @@
+"""COCO's JSON files: boxes, polygons, run-length codes, crowds."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightbed.data.annotations import (
+    BAD_MASK,
+    MALFORMED,
+    NO_IMAGE,
+    ORPHAN,
+    UNKNOWN,
+    Annotations,
+    Fault,
+    Object,
+    annotated,
+    split_of,
+)
+from lightbed.data.boxes import BoxData
+from lightbed.data.files import Entry, find_files
+from lightbed.data.lookup import Images
+from lightbed.data.shapes import checked
+from lightbed.errors import UserError
+
+Json = dict[str, Any]
+
+
+def parse_coco(files: Mapping[str, Path], images: Images) -> Annotations:
+    """The objects of COCO files; classes are the categories in the order of their ids, which may have gaps.
+
+    Args:
+        files: the file of each split.
+        images: the images that they may be about.
+
+    Raises:
+        UserError: a file is no JSON of this form.
+    """
+    read = {split: read_coco(file) for split, file in files.items()}
+    classes: list[str] = []
+    for content in read.values():
+        names = [str(category["name"]) for category in sorted(content["categories"], key=lambda one: one["id"])]
+        classes += [name for name in dict.fromkeys(names) if name not in classes]
+    found = Annotations([], classes, list(files.values()))
+    for split, content in read.items():
+        _parse(found, content, files[split], split, images)
+    return found
+
+
+def read_coco(file: Path) -> Json:
+    """A file's content, sure to have lists of images, annotations and categories.
+
+    Raises:
+        UserError: it has not.
+    """
+    try:
+        content: Json = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} line {error.lineno} is no JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no JSON: {error.reason}") from error
+    keys = {"images": ("id", "file_name"), "annotations": (), "categories": ("id", "name")}
+    for key, inner in keys.items():
+        values = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(values, list) or not all(isinstance(one, dict) and set(inner) <= set(one) for one in values):
+            what = f" of objects with {' and '.join(inner)}" if inner else ""
+            raise UserError(f"{file} is no COCO file: it needs a list `{key}`{what}")
+    return content
+
+
+def _parse(found: Annotations, content: Json, file: Path, split: str, images: Images) -> None:
+    numbers = {one["id"]: found.classes.index(str(one["name"])) for one in content["categories"]}
+    objects: dict[Any, list[Object]] = {one["id"]: [] for one in content["images"]}
+    sizes = {one["id"]: _size(one) for one in content["images"]}
+    for place, one in enumerate(content["annotations"]):
+        where = f"{file} annotation {one.get('id', f'number {place}')}"
+        if one.get("image_id") not in objects:
+            found.faults.append(Fault(ORPHAN, where, f"image_id {one.get('image_id')}"))
+            continue
+        read = _object(one, numbers, sizes[one["image_id"]], where, found.faults)
+        if read is not None:
+            objects[one["image_id"]].append(read)
+    folder = file.parent.relative_to(images.root).as_posix() if file.is_relative_to(images.root) else ""
+    for one in content["images"]:
+        entry = images.find(str(one["file_name"]), "" if folder == "." else folder, split)
+        if isinstance(entry, Entry):
+            size = sizes[one["id"]]
+            found.images.append(annotated(entry, split, file, objects[one["id"]], "annotation", size=size))
+        else:
+            found.faults.append(Fault(NO_IMAGE, f"{file} image {one['id']}", entry))
+
+
+def _size(image: Json) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _object(
+    one: Json, numbers: Mapping[Any, int], size: tuple[int, int] | None, where: str, faults: list[Fault]
+) -> Object | None:
+    """An annotation as an object, or None where it is none; what is wrong is added to `faults`."""
+    box, category = one.get("bbox"), one.get("category_id")
+    if category not in numbers:
+        faults.append(Fault(UNKNOWN, where, f"category_id {category} is not among the categories"))
+        return None
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        faults.append(Fault(MALFORMED, where, f"bbox {str(box)[:60]} is not [x, y, width, height]"))
+        return None
+    shape = None
+    try:
+        shape = checked(one.get("segmentation"))
+        if isinstance(shape, dict) and size is not None and tuple(shape["size"]) != size:
+            raise ValueError(f"a run-length code of {shape['size']}, but the image is {list(size)}")
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        shape = None
+        faults.append(Fault(BAD_MASK, where, f"segmentation: {str(error).splitlines()[0][:120]}"))
+    x, y, width, height = box
+    area = one.get("area")
+    known = isinstance(area, int | float) and area > 0
+    return Object(
+        one["id"] if isinstance(one.get("id"), int) else -1,
+        (x, y, x + width, y + height),
+        numbers[category],
+        bool(one.get("iscrowd", 0)),
+        float(area) if known else math.nan,  # type: ignore[arg-type]  # it is a number
+        shape,
+    )
+
+
+def find_coco(root: Path) -> list[Path]:
+    """Files below `root` that look like COCO's, by what stands in them."""
+    files = [root / entry.path for entry in find_files(root, lambda name: name.lower().endswith(".json"))]
+    return [file for file in files if _looks_like_coco(file)]
+
+
+def _looks_like_coco(file: Path) -> bool:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return False
+    return all(f'"{key}"'.encode() in content for key in ("images", "annotations", "categories", "bbox"))
+
+
+def by_split(root: Path, files: list[Path]) -> dict[str, Path]:
+    """The file of each split, by the words in their paths; one without such a word is for training.
+
+    Raises:
+        UserError: there is none, or there are several of one split.
+    """
+    if not files:
+        raise UserError(
+            f"data.root={root} holds no COCO file (JSON with images, annotations and categories): "
+            "give data.annotations={train: FILE.json}"
+        )
+    found: dict[str, Path] = {}
+    for file in sorted(files, key=lambda file: "instances" not in file.name):
+        split = split_of(file.relative_to(root).as_posix()) or "train"
+        taken = found.setdefault(split, file)
+        if taken != file and ("instances" in taken.name) == ("instances" in file.name):
+            raise UserError(
+                f"{taken} and {file} both seem to be of the {split} split: "
+                f"say which by data.annotations={{{split}: FILE.json, ...}}"
+            )
+    if "train" not in found:
+        raise UserError(
+            f"{next(iter(found.values()))}: there is no file to train on; give data.annotations={{train: ...}}"
+        )
+    return found
+
+
+class Coco(BoxData):
+    """Images with COCO files, wherever they lie below `root`.
+
+    Args:
+        root: the folder.
+        annotations: the JSON file of each split (train, val, test), or of all images, as paths below `root`; None:
+            they are found, their splits told by their paths. Splits that are not given are cut.
+        common: the arguments of `BoxData`.
+
+    Raises:
+        UserError: a file is missing or of another form.
+    """
+
+    def __init__(self, root: str | Path, *, annotations: Mapping[str, str] | str | None = None, **common: Any) -> None:
+        super().__init__(root, **common)
+        given = {"train": annotations} if isinstance(annotations, str) else dict(annotations or {})
+        self.annotations = {split: self.root / file for split, file in given.items()}
+        if given and ("train" not in given or set(given) - {"train", "val", "test"}):
+            raise UserError(f"data.annotations={given} must have train, and may have val and test")
+
+    def find_objects(self) -> Annotations:
+        return parse_coco(self.annotations or by_split(self.root, find_coco(self.root)), Images(self.root))
