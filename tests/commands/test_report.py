@@ -12,11 +12,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from lightbed.cli import main
+from lightbed.commands.report import samples
+from lightbed.draw.figure import save
 from lightbed.errors import UserError
 from lightbed.sweeps.collect import Run, find_runs, split_places
 from lightbed.sweeps.compare import compare, varying
@@ -248,3 +251,19 @@ def test_many_runs_are_quick_and_need_no_torch(tmp_path: Path, count: int) -> No
     assert done.returncode == 0, done.stderr
     assert f"{count} runs in" in done.stdout
     assert seconds < 30, f"{seconds:.1f} s, where 3 to 5 are usual on two quiet cores"
+
+
+def test_predictions_of_one_sample_stand_side_by_side_in_the_order_of_the_settings(tmp_path: Path) -> None:
+    for lr, value in ((0.1, 0.9), (0.02, 0.7), (0.5, 0.8)):
+        folder = write_run(tmp_path / "runs" / f"lr={lr}", [f"optimizer.lr={lr}"], accuracy=value, lr=lr)
+        for sample in (0, 3) if lr == 0.1 else (0,):
+            image = np.full((300, 400, 3), round(100 * lr), np.uint8)
+            save(image, folder / "pictures" / f"sample_{sample}.png", f"what {lr} says")
+    table = compare(runs(tmp_path / "runs"), sort="val/accuracy")
+    assert [row.settings["optimizer.lr"] for row in table.rows] == ["0.1", "0.5", "0.02"]
+    assert samples(table, tmp_path) == [tmp_path / "sample_0.png"], "of the other one there is a single picture"
+    with Image.open(tmp_path / "sample_0.png") as picture:
+        pixels = np.asarray(picture)
+    means = [np.argwhere((pixels == round(100 * lr)).all(2)).mean(0) for lr in (0.02, 0.1, 0.5)]
+    places = [(round(row), round(column)) for row, column in means]
+    assert places == sorted(places), "from the lowest learning rate on, row by row"

@@ -59,3 +59,12 @@ def test_auto_says_when_none_or_several_fit(tmp_path: Path) -> None:
         opened(Auto, root)
     with pytest.raises(UserError, match="does not exist"):
         opened(Auto, tmp_path / "nowhere")
+
+
+def test_two_files_that_name_classes_ask_for_a_choice(tmp_path: Path) -> None:
+    root = fake_objects.yolo(tmp_path / "data")
+    (root / "old.yaml").write_text((root / "data.yaml").read_text())
+    assert len(opened(Auto, root).splits["val"]) == 2  # data.yaml comes before others
+    (root / "data.yaml").rename(root / "new.yaml")
+    with pytest.raises(UserError, match=r"new\.yaml and .*old\.yaml both name classes: say which by data\.file=FILE"):
+        opened(Auto, root)

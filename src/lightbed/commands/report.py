@@ -89,7 +89,9 @@ def samples(table: Comparison, folder: Path) -> list[Path]:
             from lightbed.draw.side_by_side import side_by_side
 
             number = name.removeprefix("sample_").removesuffix(".png")
-            save(pixels(side_by_side(files_of, f"Sample {number}", show.title(table))), folder / name)
+            save(
+                pixels(side_by_side(files_of, f"Sample {number}", f"what {len(files_of)} runs predict")), folder / name
+            )
             written.append(folder / name)
     return written
 

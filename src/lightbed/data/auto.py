@@ -15,7 +15,7 @@ from lightbed.data.instance_masks import parse_instance_masks, read_numbers
 from lightbed.data.lookup import Images
 from lightbed.data.pairs import Pairs
 from lightbed.data.voc import find_voc, in_splits, parse_voc
-from lightbed.data.yolo import find_yolo, is_yolo_line, parse_yolo, read_layout
+from lightbed.data.yolo import find_yaml, is_yolo_line, parse_yolo, read_layout
 from lightbed.errors import UserError
 from lightbed.runs.log import say
 
@@ -39,12 +39,8 @@ def recognise(root: Path) -> list[Format]:
     voc = find_voc(root)
     if any(b"<annotation" in _head(root / file.path) for file in voc[:_LOOKED_AT]):
         found.append(Format("voc", f"{len(voc)} Pascal VOC files ({voc[0].path}, ...)", lambda: _voc(root, voc)))
-    layouts, texts = find_yolo(root), _yolo_texts(root)
-    if texts and len(layouts) < 2:
-        told = f"YOLO labels ({texts[0].path}, ...)" + "".join(f" with {file.name}" for file in layouts)
-        found.append(
-            Format("yolo", told, lambda: parse_yolo(read_layout(root, next(iter(layouts), None), Images(root)), root))
-        )
+    if texts := _yolo_texts(root):
+        found.append(Format("yolo", f"YOLO labels ({texts[0].path}, ...)", lambda: _yolo(root)))
     if not found and (pairs := find_mask_pairs(root)):
         told = f"{len(pairs.masks)} masks that number objects ({pairs.masks[0].path} of {pairs.images[0].path}, ...)"
         found.append(Format("instance_masks", told, lambda: parse_instance_masks(root, pairs, "object")))
@@ -61,6 +57,10 @@ def _voc(root: Path, files: list[Entry]) -> Annotations:
     found = parse_voc(splits, Images(root))
     found.faults[:0] = faults
     return found
+
+
+def _yolo(root: Path) -> Annotations:
+    return parse_yolo(read_layout(root, find_yaml(root), Images(root)), root)
 
 
 def _yolo_texts(root: Path) -> list[Entry]:

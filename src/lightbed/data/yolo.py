@@ -134,10 +134,18 @@ def _without_image(others: set[Entry], used: list[Entry], layout: Layout, root: 
     return [Fault(NO_IMAGE, str(root / entry.path), "labels without an image") for entry in beside]
 
 
-def find_yolo(root: Path) -> list[Path]:
-    """Files below `root` that are like data.yaml."""
+def find_yaml(root: Path) -> Path | None:
+    """The file below `root` that names classes; data.yaml before others, None where there is none.
+
+    Raises:
+        UserError: there are several.
+    """
     files = find_files(root, lambda name: name.lower().endswith((".yaml", ".yml")))
-    return [root / entry.path for entry in files if isinstance(_yaml(root / entry.path), dict)]
+    found = [root / entry.path for entry in files if isinstance(_yaml(root / entry.path), dict)]
+    named = [path for path in found if path.stem.lower() == "data"] or found
+    if len(named) > 1:
+        raise UserError(f"{named[0]} and {named[1]} both name classes: say which by data.file=FILE.yaml")
+    return named[0] if named else None
 
 
 def _yaml(file: Path) -> dict[str, Any] | str:
@@ -253,15 +261,9 @@ class Yolo(BoxData):
         self.file = self.root / file if file else None
 
     def find_objects(self) -> Annotations:
-        file = self.file
-        if file is None:
-            found = find_yolo(self.root)
-            named = [path for path in found if path.stem.lower() == "data"] or found
-            if len(named) > 1:
-                raise UserError(f"{named[0]} and {named[1]} both name classes: say which by data.file=FILE.yaml")
-            file = named[0] if named else None
-        found_here = parse_yolo(read_layout(self.root, file, Images(self.root)), self.root)
-        if not any(len(one.labels) for one in found_here.images):
-            told = f": {found_here.faults[0]}" if found_here.faults else ""
+        file = self.file or find_yaml(self.root)
+        found = parse_yolo(read_layout(self.root, file, Images(self.root)), self.root)
+        if not any(len(one.labels) for one in found.images):
+            told = f": {found.faults[0]}" if found.faults else ""
             raise UserError(f"data.root={self.root} holds no YOLO labels of its images{told}")
-        return found_here
+        return found
