@@ -28,7 +28,16 @@ def test_it_stops_when_nothing_improves(
 
 
 def test_it_stops_at_nan(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path / "run", "optimizer=sgd", "optimizer.lr=1e30", "task.monitor=val/loss") == 0
+    assert (
+        run(
+            tmp_path / "run",
+            "optimizer=sgd",
+            "optimizer.lr=1e30",
+            "task.monitor=val/loss",
+            "trainer.limit_train_batches=1",
+        )
+        == 0
+    )
     assert "stopped early: val/loss is not finite" in capfd.readouterr().out
 
 
