@@ -94,7 +94,7 @@ def check_objects(data):
                 assert key not in target or (target[key].dtype == dtype and target[key].shape == (count,))
             assert target["index"].shape == ()
             assert Path(target["path"]).is_file()
-    assert set(data.fingerprint()) == {"files", "bytes", "sha256"}
+    assert set(data.fingerprint()) == {"root", "files", "bytes", "sha256"}
     assert data.fingerprint()["files"] >= sum(len(source) for source in data.splits.values())
 
 

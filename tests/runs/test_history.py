@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightbed.runs.history import History, best_epoch, read_history
@@ -82,6 +82,7 @@ def test_a_resumed_run_takes_out_what_is_newer_than_its_checkpoint(tmp_path: Pat
     assert 30 <= rows[-1]["seconds"] < 60, "the time before the kill counts"
 
 
+@settings(deadline=None)  # it writes a file
 @given(bits=st.integers(0, 2**32 - 1))
 def test_float32_values_come_back_to_the_bit(tmp_path_factory: pytest.TempPathFactory, bits: int) -> None:
     value = struct.unpack("f", struct.pack("I", bits))[0]
