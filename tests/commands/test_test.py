@@ -204,6 +204,6 @@ def test_data_of_another_task_is_refused_with_both_sides_named(
     digits_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"run={digits_run}", "data=digit_scenes", "data.images={train: 2, val: 1, test: 1}", "data.sides=[4,6]"]
-    message = refused(capfd, *words, f"hydra.run.dir={tmp_path / 'scenes'}")
+    message = refused(capfd, *words, "data.targets=[label,mask]", f"hydra.run.dir={tmp_path / 'scenes'}")
     assert "the data has 11 classes (background, 0, 1" in message
     assert "the model 10 (0, 1, 2" in message

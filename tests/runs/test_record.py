@@ -178,7 +178,9 @@ def test_the_record_is_what_the_design_lists(digits_run: Path) -> None:
     assert content["versions"] == versions()
     assert content["hardware"].keys() == {"system", "cpu", "isa", "cores", "gpus"}
     assert len(content["code"]) == 64
-    assert content["data"].keys() == {"images", "classes", "skipped", "skipped_files", "fingerprint"}
+    assert content["data"].keys() == {
+        "images", "classes", "skipped", "skipped_files", "label_faults", "fingerprint",
+    }  # fmt: skip
     assert {"config.yaml", "overrides.yaml", "packages.txt", "metrics.csv", "metrics.json", "log.txt"} <= {
         path.name for path in digits_run.iterdir()
     }
