@@ -29,7 +29,7 @@ REGIONS = [
 ]
 SMALL = {
     "faster_rcnn": REGIONS,
-    "fcos": [*LIGHT, "model.levels=[1,2,3]", "model.strides=[4,8,16,32,64]"],
+    "fcos": [LIGHT[0], "model.pyramid_channels=64", "model.levels=[1,2,3]", "model.strides=[4,8,16,32,64]"],
     "mask_rcnn": [*REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8"],
     "retinanet": [*LIGHT, "model.levels=[1,2,3]"],
     "ssd": [],

@@ -25,7 +25,7 @@ FRESH = {"weights": None, "weights_backbone": None, "num_classes": 4}
 LIGHT = {"backbone": "mobilenet_v3_small", "pyramid_channels": 32}
 SMALL: dict[str, dict[str, Any]] = {
     "faster_rcnn": {**LIGHT, "levels": [1, 2], "anchor_sizes": [[16], [32], [64]], "representation_size": 16},
-    "fcos": {**LIGHT, "levels": [1, 2, 3], "strides": [4, 8, 16, 32, 64], "score_thresh": 0.0},
+    "fcos": {**LIGHT, "pyramid_channels": 64, "levels": [1, 2, 3], "strides": [4, 8, 16, 32, 64], "score_thresh": 0.0},
     "retinanet": {**LIGHT, "levels": [1, 2, 3]},
     "ssd": {},
     "ssdlite": {"size": [96, 96]},
@@ -370,6 +370,8 @@ def test_faults_are_told(tmp_path: Path) -> None:
         build("fcos", strides=[8, 16])
     with pytest.raises(UserError, match="multiple of 32"):
         FCOS(3, pyramid_channels=48)
+    with pytest.raises(UserError, match="at least 64"):
+        FCOS(3, pyramid_channels=32)
     with pytest.raises(UserError, match=r"model\.scales has 2 values: 6 levels need 7"):
         SSDLite(3, scales=[0.1, 0.2])
     with pytest.raises(UserError, match=r"model\.aspect_ratios has 5 lists, the network 6 levels"):

@@ -24,7 +24,7 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
         backbone: see `pyramid.pyramid`, as for `weights_backbone`, `trainable_layers`, `levels` and `norm_pyramid`.
         weights: of the whole network, see `weights.load_detector`.
         norm: see `pyramid.norm_layer`, as for `norm_eps`.
-        pyramid_channels: of every level and of the head; a multiple of 32.
+        pyramid_channels: of every level and of the head; a multiple of 32, at least 64.
         min_size: see `pyramid.Sizes`, as for `max_size` and `size_divisible`.
         strides: pixels between the places of each level, of two levels more than `levels`. A level finds boxes whose
             farthest side is 4 to 8 strides from the place, the first also smaller, the last also larger ones.
@@ -65,8 +65,10 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
         topk_candidates: int = 1000,
     ) -> None:
         at_most_100(detections_per_img, "detections_per_img")
-        if pyramid_channels % 32:
-            raise UserError(f"model.pyramid_channels={pyramid_channels} must be a multiple of 32 for FCOS's group norm")
+        if pyramid_channels % 32 or pyramid_channels < 64:  # 32 groups, and one value alone has no deviation
+            raise UserError(
+                f"model.pyramid_channels={pyramid_channels} must be a multiple of 32, at least 64, for FCOS's group norm"
+            )
         body = pyramid(
             backbone,
             in_channels,

@@ -34,7 +34,13 @@ def norm_layer(norm: str, eps: float = 1e-5, momentum: float = 0.1) -> Callable[
         return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
     if norm == "frozen":
         return partial(FrozenBatchNorm2d, eps=eps)
-    return lambda channels: nn.GroupNorm(gcd(32, channels), channels, eps=eps)
+    return lambda channels: nn.GroupNorm(_groups(channels), channels, eps=eps)
+
+
+def _groups(channels: int) -> int:
+    """Groups of equal size, at most 32, of two channels or more: one value of one channel has no deviation."""
+    groups = gcd(32, channels)
+    return groups if groups < channels else max(1, groups // 2)
 
 
 def pyramid(
