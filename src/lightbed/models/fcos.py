@@ -67,7 +67,7 @@ class FCOS(detection.FCOS):  # type: ignore[misc]  # torchvision ships no types
         at_most_100(detections_per_img, "detections_per_img")
         if pyramid_channels % 32 or pyramid_channels < 64:  # 32 groups, and one value alone has no deviation
             raise UserError(
-                f"model.pyramid_channels={pyramid_channels} must be a multiple of 32, at least 64, for FCOS's group norm"
+                f"model.pyramid_channels={pyramid_channels} must be a multiple of 32, at least 64, for its group norm"
             )
         body = pyramid(
             backbone,
