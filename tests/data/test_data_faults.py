@@ -10,11 +10,16 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import get_worker_info
 
+import fake_objects
 import fakes
 from lightbed.cli import main
 from lightbed.data.base import DataModule, Loading
+from lightbed.data.coco import Coco
 from lightbed.data.folder import ImageFolder
+from lightbed.data.instance_masks import InstanceMasks
 from lightbed.data.source import Sample
+from lightbed.data.voc import Voc
+from lightbed.data.yolo import Yolo
 from lightbed.errors import RunError, UserError
 
 
@@ -66,6 +71,39 @@ def test_a_batch_without_any_image_is_the_end(root: Path) -> None:
         Path(path).unlink()
     with pytest.raises(UserError, match="none of the 4 images of a batch can be read any more"):
         positions(data)
+
+
+def test_in_a_batch_of_one_image_the_next_stands_in(root: Path) -> None:
+    data = opened(root, "skip", batch_size=1)
+    everything = positions(data)
+    for i in (3, len(everything) - 1):
+        Path(data.splits["train"].paths[i]).unlink()
+    expected = [{3: 4, len(everything) - 1: 0}.get(i, i) for i in everything]
+    assert positions(data) == sorted(expected)
+
+
+@pytest.mark.parametrize("make", [fake_objects.voc, fake_objects.coco, fake_objects.yolo, fake_objects.instance_masks])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_images_with_objects_that_vanish(tmp_path: Path, make: Any, batch_size: int, capfd: Any) -> None:
+    """Images and, where they are files, masks: boxes stay with their image."""
+    kinds = {"voc": Voc, "coco": Coco, "yolo": Yolo, "instance_masks": InstanceMasks}
+    root = make(tmp_path / "objects")
+    data = kinds[make.__name__](root, broken="skip", cache=False, cache_dir=tmp_path / "cache", batch_size=batch_size)
+    data.setup()
+    source = data.splits["train"]
+    boxes = [source[i][1]["boxes"] for i in range(len(source))]
+    Path(source.paths[2]).unlink()
+    seen = []
+    for images, targets in data.train_dataloader():
+        for image, target in zip(images, targets, strict=True):
+            index = int(target["index"])
+            seen.append(index)
+            assert target["path"] == source.paths[index]
+            assert torch.equal(target["boxes"], boxes[index].as_subclass(torch.Tensor))
+            assert image.shape[0] == 3
+    assert 2 not in seen
+    assert set(seen) == set(range(len(source))) - {2}
+    assert capfd.readouterr().out.count("left out from now on") == 1
 
 
 def test_a_transform_that_is_wrong_is_no_broken_file(root: Path) -> None:

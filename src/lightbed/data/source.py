@@ -21,6 +21,8 @@ from lightbed.types import Target
 Sample = tuple[Tensor, Target]
 Batch = tuple[Any, Any]
 
+_STAND_INS = 8  # images that are tried in place of a batch of which none can be read
+
 
 class Source(Protocol):
     """A split of a data set: a length, and a sample `(image, target)` for each index.
@@ -162,12 +164,18 @@ class KeyedReader(Dataset[Batch]):
     def read(self, epoch: int, indices: Tensor) -> tuple[list[Sample], Tensor]:
         """The samples at `indices`, int64 (n,), and the indices of those that could be read.
 
+        Where they are skipped and none is left, as in a batch of one image, the next one that can be read stands in.
+
         Raises:
             UserError: a sample cannot be read; where they are skipped, none of these can.
         """
         samples: list[Sample] = []
         kept: list[int] = []
-        for index in indices.tolist():
+        count, last = len(indices), int(indices[-1])
+        stand_ins = [(last + i) % len(self) for i in range(1, _STAND_INS + 1)] if self.skip else []
+        for place, index in enumerate([*indices.tolist(), *stand_ins]):
+            if place >= count and samples:
+                break
             try:
                 sample = self._guarded(epoch, index, self.source.__getitem__, index)
             except UserError as error:
@@ -180,8 +188,8 @@ class KeyedReader(Dataset[Batch]):
             samples.append(sample)
             kept.append(index)
         if not samples:
-            raise UserError(f"none of the {len(indices)} images of a batch can be read any more: is the folder gone?")
-        return samples, indices if len(kept) == len(indices) else torch.tensor(kept)
+            raise UserError(f"none of the {count} images of a batch can be read any more: is the folder gone?")
+        return samples, indices if kept == indices.tolist() else torch.tensor(kept)
 
     def _tell(self, index: int, error: UserError) -> None:
         if index not in self.left_out:  # once a reading process
