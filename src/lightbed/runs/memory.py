@@ -76,7 +76,8 @@ def _is_memory(error: BaseException | None) -> bool:
 def _explain(error: BaseException, where: dict[str, Any], data: DataModule) -> str:
     training = where["stage"] == "train"
     key, size = ("batch_size", data.batch_size) if training else ("eval_batch_size", data.eval_batch_size)
-    shape = "x".join(map(str, (data.preprocess.channels, *(data.preprocess.size or ()))))
+    pixels = data.preprocess.size
+    shape = "x".join(map(str, (data.preprocess.channels, *pixels))) if pixels else "their own sizes"
     place = f"step {where['step'] + 1:,} of epoch {where['epoch'] + 1}" if training else f"the {where['stage']} stage"
     tries = [f"a smaller data.{key}"]
     if training:

@@ -122,8 +122,8 @@ class Detector(Task):
         if self.compiled:
             getattr(self.model, "backbone", self.model).compile()
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
+    def _rest_frozen(self) -> None:
+        super()._rest_frozen()
         for part in deciders(self.model):  # a frozen part still has losses, whose gradient others need
             part.training = True
 
