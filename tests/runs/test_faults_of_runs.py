@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -17,6 +18,8 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from lightbed.cli import main
+from lightbed.data.base import DataModule
+from lightbed.runs import memory
 from lightbed.runs.history import read_history
 
 QUICK = ["trainer.accelerator=cpu", "callbacks.pictures=null", "callbacks.curves=null", "logger=csv", "test=none"]
@@ -155,6 +158,15 @@ def test_the_cpu_has_no_class_for_it(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "out of memory in step 1 of epoch 1 with data.batch_size=128" in failed(
         tmp_path / "run", capfd, "callbacks.layers=null"
     )
+
+
+def test_images_that_differ_in_size_are_said_to() -> None:
+    trainer: Any = SimpleNamespace(callbacks=[memory.Place()])
+    with (
+        pytest.raises(memory.OutOfMemoryError, match=r"data\.batch_size=4 images of their own sizes \(MemoryError\)"),
+        memory.told(trainer, DataModule(batch_size=4)),
+    ):
+        raise MemoryError
 
 
 def test_another_error_stays_what_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -76,6 +76,39 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(
     assert resume(folder) == whole(words)
 
 
+# Tiny networks on drawn scenes: two epochs of three steps
+SCENES = (
+    *("data=digit_scenes", "data.images={train:6,val:4,test:2}", "data.batch_size=2", "data.eval_batch_size=2"),
+    *("trainer.max_epochs=2", "trainer.accelerator=cpu", "threads=1", "logger.tensorboard=false", "optimizer.lr=0.01"),
+    *("callbacks.pictures=null", "callbacks.curves=null", "callbacks.layers=null", "scheduler=cosine"),
+)
+REGIONS = (
+    *("model.backbone=mobilenet_v3_small", "model.pyramid_channels=32", "model.levels=[1,2]"),
+    *("model.anchor_sizes=[[12],[24],[48]]", "model.representation_size=16", "model.box_batch_size_per_image=8"),
+    *("model.box_detections_per_img=10", "model.rpn_post_nms_top_n_test=20"),
+)
+UNFREEZING = "+callbacks.unfreezing={_target_:lightbed.callbacks.unfreezing.Unfreezing,parts:{roi_heads:2}}"
+TASKS = {
+    "segmentation": ("model=unet", "model.channels=[4,8]", "model.dropout=0.3", "augment=scenes"),
+    "detection, a worker": ("model=faster_rcnn", *REGIONS, "augment=detection", "data.num_workers=1"),
+    "detection, frozen parts": ("model=faster_rcnn", *REGIONS, "+task.rates={rpn:0}", UNFREEZING),
+    "instance masks, averaged": ("model=mask_rcnn", *REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8",
+                                 "augment=detection", "+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", TASKS.values(), ids=TASKS)
+def test_other_tasks_end_with_the_same_bits(tmp_path: Path, words: tuple[str, ...]) -> None:
+    def train(folder: Path, *more: str) -> int:
+        places = (f"hydra.run.dir={folder}", f"paths.outputs={tmp_path}")
+        return main(["train", *SCENES, *words, *places, *more])
+
+    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "run", f"{EVERY}=1", kill("batch", 5)) == 1
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert resume(tmp_path / "run") == result(tmp_path / "whole")
+
+
 PLACES = {
     "in a validation": (kill("validation", 5), 1),
     "in the first epoch's validation": (kill("validation", 2), 1),
@@ -239,6 +272,34 @@ def test_what_cannot_go_on_is_told_in_one_line_and_nothing_is_changed(
     assert re.search(said, message), message
     assert (half / "run.json").read_bytes() == before
     assert not list((tmp_path / "outputs").rglob("*")), "no folder is left for a run that never was"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": "detector"}, "is of a detector, but this run trains a classifier"),
+        ({"classes": list("012345678")}, "knows 9 classes, this run's data has 10"),
+        ({"classes": list("0123456798")}, r"10 classes, this run's data has 10 \(class 8 is 9, in the data 8\)"),
+        (None, "do not fit the model"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    half: Path, tmp_path: Path, change: Any, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    if change is None:
+        content["state_dict"]["model.head.1.weight"] = torch.zeros(3, 144)
+    content["lightbed"] |= change or {}
+    torch.save(content, last)
+    before = last.read_bytes()
+    assert main(["train", f"resume={folder}", "trust=true"]) == 2
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert re.search(said, message), message
+    assert last.read_bytes() == before
 
 
 def test_other_batches_or_a_running_process_are_refused(

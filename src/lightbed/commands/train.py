@@ -34,7 +34,7 @@ from lightbed.runs.log import say
 from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
-from lightbed.runs.resume import Resumed, alone, own_config, read_record
+from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 
@@ -123,6 +123,8 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     record.write_config(config)
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
     task = build.make_task(config, data.classes, data.preprocess)
+    if last is not None:
+        check_fits(task, last)
     task.provenance = {
         "config_json": json.dumps(config),
         "seed": config["seed"],

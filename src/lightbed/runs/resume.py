@@ -17,10 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightbed.build import Config
 from lightbed.errors import UserError
-from lightbed.runs.load import moved
+from lightbed.runs.checkpoint import read_checkpoint
+from lightbed.runs.load import load_weights, moved
 from lightbed.runs.provenance import hardware, versions
 from lightbed.runs.record import Record, command_line
 from lightbed.runs.trust import check_config
+from lightbed.tasks.base import Task
 
 # What may be given beside resume=RUN: it changes no bits, the number of threads and of epochs apart
 CHANGEABLE = (
@@ -111,6 +113,25 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
             )
         config = _changed(config, key, OmegaConf.to_container(cfg, resolve=True))
     return config
+
+
+def check_fits(task: Task, last: Path) -> None:
+    """Refuse a checkpoint that is not of this run's task and classes, or whose weights are those of another network.
+
+    Raises:
+        UserError: it is not.
+    """
+    content = read_checkpoint(last)
+    card, kind = content["lightbed"], type(task).__name__.lower()
+    if card.get("task") != kind:
+        raise UserError(f"{last} is of a {card.get('task')}, but this run trains a {kind}: it is another run's")
+    then, now = list(card["classes"]), task.classes
+    if then != now:
+        pairs = enumerate(zip(then, now, strict=False))
+        other = next((f" (class {i} is {old}, in the data {new})" for i, (old, new) in pairs if old != new), "")
+        count = f"{len(then)} classes, this run's data has {len(now)}{other}"
+        raise UserError(f"{last} knows {count}: give it its own data")
+    load_weights(task, content["state_dict"], last)
 
 
 def _changed(config: Config, key: str, new: Any) -> Config:
