@@ -51,6 +51,28 @@ def test_auto_recognises_masks_of_unusual_names(tmp_path: Path) -> None:
     assert sum(len(source) for source in data.splits.values()) == 12
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_auto_recognises_text_that_windows_wrote(tmp_path: Path, encoding: str) -> None:
+    root = fake_objects.voc(tmp_path / "voc")
+    for file in (root / "Annotations").iterdir():
+        text = file.read_text().replace("annotation>", "Annotation>").replace("\n", "\r\n")
+        file.write_bytes(text.encode(encoding))
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.write_bytes(file.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    assert {name: len(source) for name, source in opened(Auto, root).splits.items()} == {
+        "train": 8,
+        "val": 2,
+        "test": 2,
+    }
+    if encoding == "utf-16":
+        return
+    root = fake_objects.yolo(tmp_path / "yolo")
+    for file in [*root.rglob("*.txt"), root / "data.yaml"]:
+        text = file.read_text().replace("images/", "images\\") if file.suffix == ".yaml" else file.read_text()
+        file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    assert samples(opened(Auto, root)).keys() == samples(opened(Auto, fake_objects.yolo(tmp_path / "plain"))).keys()
+
+
 def test_auto_says_when_none_or_several_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no labels that are known: .* data=image_folder reads class folders"):
         opened(Auto, fakes.image_folder(tmp_path / "folders"))

@@ -14,7 +14,7 @@ from PIL import Image
 import fake_objects
 from lightbed.commands.train import describe
 from lightbed.data.annotations import Object, annotated, settle, split_of, summary, without_twins
-from lightbed.data.boxes import BoxData
+from lightbed.data.boxes import BoxData, targets_of
 from lightbed.data.coco import Coco
 from lightbed.data.files import Entry
 from lightbed.data.instance_masks import InstanceMasks
@@ -33,6 +33,11 @@ def opened(kind: type[BoxData], root: Path, **options: Any) -> BoxData:
 
 def images_of(data: BoxData) -> set[str]:
     return {Path(path).stem for source in data.splits.values() for path in source.paths}
+
+
+def objects_of(data: BoxData) -> int:
+    """How many objects there are in all splits, crowds left out."""
+    return sum(len(target["labels"]) for source in data.splits.values() for target in targets_of(source))
 
 
 def with_box(number: int, *sides: float | str, name: str = "cup") -> str:
@@ -217,6 +222,64 @@ def test_what_nothing_can_be_read_from_is_told(
     (root / change[0]).write_text(change[1])
     with pytest.raises(UserError, match=message):
         opened(kind, root)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("category_id", [2], "objects of an unknown class, dropped"),
+        ("image_id", {}, "objects of images that the file does not list, dropped"),
+        ("bbox", [1, 2, 10**400, 5], "objects that cannot be read, dropped"),
+        ("iscrowd", "0", None),
+    ],
+)
+def test_a_coco_object_of_strange_types_is_a_fault(tmp_path: Path, key: str, value: Any, kind: str | None) -> None:
+    root = fake_objects.coco(tmp_path / "data")
+    before = objects_of(opened(Coco, root))
+    file = root / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    next(one for one in content["annotations"] if not one.get("iscrowd"))[key] = value
+    content["categories"].append({"id": "text", "name": "sorted behind numbers"})
+    file.write_text(json.dumps(content))
+    data = opened(Coco, root)
+    assert list(data.label_faults) == ([] if kind is None else [kind])
+    assert objects_of(data) == before - (kind is not None)
+    assert data.classes[-1] == "sorted behind numbers"
+    content["images"][0]["id"] = [1]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"the id \[1\] in `images` is no number"):
+        opened(Coco, root)
+
+
+def test_yolo_classes_without_a_count(tmp_path: Path) -> None:
+    root = fake_objects.yolo(tmp_path / "data")
+    (root / "data.yaml").write_text("names: {'0': cup, '1': ball, '2': box}\ntrain: images/train\n")
+    assert opened(Yolo, root).classes == ["cup", "ball", "box"]
+    (root / "data.yaml").unlink()
+    (root / "labels" / "train" / "01.txt").write_text("1e12 0.5 0.5 0.1 0.1\n1e300 0.5 0.5 0.1 0.1\n")
+    data = opened(Yolo, root)
+    assert data.classes == ["0", "1", "2"]
+    assert data.label_faults["objects of an unknown class, dropped"] == 2
+    (root / "classes.txt").write_bytes("Äpfel\nBälle\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"classes\.txt, which names the classes: it is no text; write it in UTF-8"):
+        opened(Yolo, root)
+
+
+def test_labels_of_which_nothing_is_left_end_a_run(tmp_path: Path) -> None:
+    root = fake_objects.voc(tmp_path / "data")
+    files = list((root / "Annotations").iterdir())
+    box = "<object><name>cup</name><bndbox>{}</bndbox></object>"
+    backwards = box.format("<xmin>9</xmin><ymin>9</ymin><xmax>3</xmax><ymax>3</ymax>")
+    for said, message in (
+        ("", r"no object is labelled in its 12 images$"),
+        (box.format(""), r"no object is labelled in its 12 images: .*xml line 1: an object without xmin"),
+        (backwards, r"none of its objects can be used, e\.g\. .*xml line 1: box .* \(boxes without area, dropped\)"),
+        ("<size><width>9</width><height>90</height></size>" + backwards, "none of its images can be used"),
+    ):
+        for file in files:
+            file.write_text(f"<annotation>{said}</annotation>")
+        with pytest.raises(UserError, match=message):
+            opened(Voc, root)
 
 
 def test_the_file_that_is_named_is_read_and_its_faults_are_told(tmp_path: Path) -> None:

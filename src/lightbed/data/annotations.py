@@ -183,6 +183,7 @@ def _factors(one: Annotated, size: tuple[int, int]) -> tuple[tuple[float, float]
     if one.size is None or min(one.size) <= 0 or one.size == size:
         return (1.0, 1.0), []
     said = f"{one.image.path} is {width}x{height} pixels, its labels are of {one.size[1]}x{one.size[0]}"
+    said += " (turned by EXIF?)" if size == one.size[::-1] else ""
     factors = (width / one.size[1], height / one.size[0])
     if abs(factors[0] / factors[1] - 1) <= _PROPORTION:
         return factors, [Fault(RESIZED, one.file, said)]

@@ -1,5 +1,6 @@
 """Which of the formats of labelled boxes a folder has."""
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -37,7 +38,7 @@ def recognise(root: Path) -> list[Format]:
         names = ", ".join(file.relative_to(root).as_posix() for file in coco[:3])
         found.append(Format("coco", f"COCO files ({names})", lambda: parse_coco(by_split(root, coco), Images(root))))
     voc = find_voc(root)
-    if any(b"<annotation" in _head(root / file.path) for file in voc[:_LOOKED_AT]):
+    if any("<annotation" in _head(root / file.path).lower() for file in voc[:_LOOKED_AT]):
         found.append(Format("voc", f"{len(voc)} Pascal VOC files ({voc[0].path}, ...)", lambda: _voc(root, voc)))
     if texts := _yolo_texts(root):
         found.append(Format("yolo", f"YOLO labels ({texts[0].path}, ...)", lambda: _yolo(root)))
@@ -47,9 +48,11 @@ def recognise(root: Path) -> list[Format]:
     return found
 
 
-def _head(file: Path) -> bytes:
+def _head(file: Path) -> str:
+    """The beginning of a text, also of one that Windows wrote with a mark in front or in two bytes a letter."""
     with file.open("rb") as opened:
-        return opened.read(4096)
+        content = opened.read(4096)
+    return content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig", "replace")
 
 
 def _voc(root: Path, files: list[Entry]) -> Annotations:
@@ -68,7 +71,7 @@ def _yolo_texts(root: Path) -> list[Entry]:
     stems = {PurePosixPath(entry.path).stem.lower() for entry in find_images(root)}
     files = find_files(root, lambda name: name.lower().endswith(".txt") and Path(name).stem.lower() in stems)
     told = [file for file in files if file.size][:_LOOKED_AT]
-    lines = [_head(root / file.path).decode("utf-8", "replace").strip().splitlines()[:1] for file in told]
+    lines = [_head(root / file.path).strip().splitlines()[:1] for file in told]
     return files if any(line and is_yolo_line(line[0]) for line in lines) else []
 
 

@@ -89,11 +89,17 @@ class BoxData(ImageFolder):
             missing = f", e.g. {found.faults[0]}" if found.faults else ""
             raise UserError(f"data.root={self.root}: no image has labels{missing}")
         self.files, self.label_files = [one.image for one in found.images], found.files
+        if not found.classes:
+            first = f": {found.faults[0]}" if found.faults else ""
+            raise UserError(f"data.root={self.root}: no object is labelled in its {len(found.images):,} images{first}")
         masks = self.masks and any(shape is not None for one in found.images for shape in one.shapes)
         self.holds = (*BoxData.holds, "masks") if masks else BoxData.holds
         source, splits, skipped, faults = self._open_images(found.images, masks=masks)
         faults = [*found.faults, *faults]
         self._report(faults)
+        if not splits or (faults and not any(len(one.labels) for one in source.images)):
+            what = "objects" if splits else "images"
+            raise UserError(f"data.root={self.root}: none of its {what} can be used, e.g. {[*faults, *skipped][0]}")
         parts: dict[str, Source] = {}
         for name in dict.fromkeys(splits):
             chosen = [place for place, split in enumerate(splits) if split == name]
@@ -123,7 +129,9 @@ class BoxData(ImageFolder):
             say(f"{left_out:,} objects of other classes than data.classes={self.wanted} are left out")
         return Annotations(images, list(self.wanted), found.files, found.faults)
 
-    def _open_images(self, images: list[Annotated], *, masks: bool) -> tuple[Source, list[str], list[str], list[Fault]]:
+    def _open_images(
+        self, images: list[Annotated], *, masks: bool
+    ) -> tuple["BoxSource", list[str], list[str], list[Fault]]:
         """All images that can be read as one source, their splits, what was wrong with the others, and with labels."""
         store = self.cache and self._fits(len(self.files))
         decoder = SizedDecoder(self.root, self.files, self.preprocess, self.cache_dir, store=store)

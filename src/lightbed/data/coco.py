@@ -24,6 +24,8 @@ from lightbed.data.lookup import Images
 from lightbed.data.shapes import checked
 from lightbed.errors import UserError
 
+_LARGEST = 10**15  # exact as a float
+_ID = (int, float, str)
 Json = dict[str, Any]
 
 
@@ -40,7 +42,7 @@ def parse_coco(files: Mapping[str, Path], images: Images) -> Annotations:
     read = {split: read_coco(file) for split, file in files.items()}
     classes: list[str] = []
     for content in read.values():
-        names = [str(category["name"]) for category in sorted(content["categories"], key=lambda one: one["id"])]
+        names = [str(category["name"]) for category in sorted(content["categories"], key=_order)]
         classes += [name for name in dict.fromkeys(names) if name not in classes]
     found = Annotations([], classes, list(files.values()))
     for split, content in read.items():
@@ -68,7 +70,15 @@ def read_coco(file: Path) -> Json:
         if not isinstance(values, list) or not all(isinstance(one, dict) and set(inner) <= set(one) for one in values):
             what = f" of objects with {' and '.join(inner)}" if inner else ""
             raise UserError(f"{file} is no COCO file: it needs a list `{key}`{what}")
+        wrong = next((one["id"] for one in values if "id" in inner and not isinstance(one["id"], _ID)), None)
+        if wrong is not None:
+            raise UserError(f"{file} is no COCO file: the id {str(wrong)[:60]} in `{key}` is no number")
     return content
+
+
+def _order(category: Json) -> tuple[bool, Any]:
+    """By what categories are sorted: their numbers, and ids that are texts behind them."""
+    return isinstance(category["id"], str), category["id"]
 
 
 def _parse(found: Annotations, content: Json, file: Path, split: str, images: Images) -> None:
@@ -77,7 +87,7 @@ def _parse(found: Annotations, content: Json, file: Path, split: str, images: Im
     sizes = {one["id"]: _size(one) for one in content["images"]}
     for place, one in enumerate(content["annotations"]):
         where = f"{file} annotation {one.get('id', f'number {place}')}"
-        if one.get("image_id") not in objects:
+        if not isinstance(one.get("image_id"), _ID) or one["image_id"] not in objects:
             found.faults.append(Fault(ORPHAN, where, f"image_id {one.get('image_id')}"))
             continue
         read = _object(one, numbers, sizes[one["image_id"]], where, found.faults)
@@ -103,10 +113,10 @@ def _object(
 ) -> Object | None:
     """An annotation as an object, or None where it is none; what is wrong is added to `faults`."""
     box, category = one.get("bbox"), one.get("category_id")
-    if category not in numbers:
+    if not isinstance(category, _ID) or category not in numbers:
         faults.append(Fault(UNKNOWN, where, f"category_id {category} is not among the categories"))
         return None
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         faults.append(Fault(MALFORMED, where, f"bbox {str(box)[:60]} is not [x, y, width, height]"))
         return None
     shape = None
@@ -119,15 +129,20 @@ def _object(
         faults.append(Fault(BAD_MASK, where, f"segmentation: {str(error).splitlines()[0][:120]}"))
     x, y, width, height = box
     area = one.get("area")
-    known = isinstance(area, int | float) and area > 0
+    known = _is_number(area) and area > 0  # type: ignore[operator]  # it is a number
     return Object(
         one["id"] if isinstance(one.get("id"), int) else -1,
         (x, y, x + width, y + height),
         numbers[category],
-        bool(one.get("iscrowd", 0)),
+        one.get("iscrowd") in (1, "1"),  # True is 1, too
         float(area) if known else math.nan,  # type: ignore[arg-type]  # it is a number
         shape,
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a float, or an integer that one can hold."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST)
 
 
 def find_coco(root: Path) -> list[Path]:

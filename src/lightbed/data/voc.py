@@ -183,7 +183,7 @@ def in_splits(root: Path, files: list[Entry], lists: Path | None) -> tuple[dict[
     found: dict[Entry, str] = {}
     faults: list[Fault] = []
     for list_file, split in _list_files(folder).items():
-        text = list_file.read_text(encoding="utf-8", errors="replace")
+        text = list_file.read_text(encoding="utf-8-sig", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             names = [line.strip(), *line.split()[:1]]
             stems = [PurePosixPath(name.replace("\\", "/")).name.lower() for name in names if name]

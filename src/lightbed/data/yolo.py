@@ -1,6 +1,5 @@
 """YOLO's text files: a line an object, `class x y width height` as fractions of the image, or a polygon."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,6 +25,7 @@ from lightbed.data.images import in_threads
 from lightbed.data.lookup import Images
 from lightbed.errors import UserError
 
+_MOST = 10_000  # classes, where nothing says how many there are; a larger number is no class
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -103,7 +103,7 @@ def _object(line: str, number: int, known: int | None) -> Object | Fault:
         return Fault(MALFORMED, "", f"`{line.strip()[:60]}` is not numbers")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         return Fault(MALFORMED, "", f"{len(words)} numbers, where class x y width height are 5")
-    if label != int(label if math.isfinite(label) else -1) or label < 0 or (known is not None and label >= known):
+    if not 0 <= label < (_MOST if known is None else known) or label != int(label):
         return Fault(UNKNOWN, "", f"class {words[0]}" + (f", there are 0..{known - 1}" if known else ""))
     if len(values) == 4:
         x, y, width, height = values
@@ -177,7 +177,9 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
     """
     if file is None:
         found = find_files(root, lambda name: name.lower() == "classes.txt" or name.lower().endswith(".names"))
-        lines = (root / found[0].path).read_text(encoding="utf-8-sig").splitlines() if found else []
+        lines = _read(root / found[0].path) if found else []
+        if isinstance(lines, str):
+            raise UserError(f"{root / found[0].path}, which names the classes: {lines}; write it in UTF-8")
         named = {entry: split_of(entry.path.rpartition("/")[0]) for entry in images.entries}
         several = "train" in named.values()
         splits = {entry: (split or "train") if several else "train" for entry, split in named.items()}
@@ -191,7 +193,7 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
     members: dict[str, dict[Entry, None]] = {"train": {}, "val": {}, "test": {}}
     for key, split in _KEYS.items():
         values = content.get(key) or []
-        for value in [values] if isinstance(values, str) else values:
+        for value in values if isinstance(values, list) else [values]:
             place = _place(file, key, str(value), [base, file.parent, root])
             members[split] |= dict.fromkeys(_images_at(place, split, images, layout))
     if not members["train"]:
@@ -209,6 +211,7 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
 
 def _names(given: Any, file: Path) -> list[str]:
     names = dict(enumerate(given)) if isinstance(given, list) else given
+    names = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
     if sorted(names, key=str) != sorted(range(len(names)), key=str):
         raise UserError(f"{file}: names must be numbered 0..{len(names) - 1}, not {list(names)[:8]}")
     return [str(names[i]) for i in range(len(names))]
@@ -216,7 +219,8 @@ def _names(given: Any, file: Path) -> list[str]:
 
 def _place(file: Path, key: str, value: str, bases: list[Path]) -> Path:
     """The folder or list of files that a value of data.yaml means; tools differ in what it is relative to."""
-    places = [base / part for base in bases for part in (value, value.removeprefix("../"))]
+    path = value.replace("\\", "/")
+    places = [base / part for base in bases for part in (path, path.removeprefix("../"))]
     place = next((place.resolve() for place in places if place.exists()), None)
     if place is None:
         raise UserError(f"{file}: {key}: {value} does not exist; it is looked for in {bases[0]}")
