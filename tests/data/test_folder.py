@@ -109,6 +109,13 @@ def twice(root):
     fakes.image_folder(root, splits=("train", "val", "validation"), count=1)
 
 
+def test_folders_called_training_and_testing_are_splits(folder, tmp_path):
+    fakes.image_folder(tmp_path / "photos", ("cat", "dog"), splits=("Training", "Testing"), count=4)
+    data = folder()
+    assert data.classes == ["cat", "dog"]
+    assert len(data.splits["test"]) == 8
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -255,7 +262,10 @@ class TestTable:
             ("path,labels\napple/apple_000.png\n", r"line 2: an image has one label, not 0 \(empty\)"),
             ("path,labels\npear/pear_000.png,a\napple/apple_000.png,a|b\n", r"line 3: an image has one label, not 2"),
             ("path,labels\npear/pear_000.png,a\n\npear/pear_000.png,b\n", r"line 4: .* stands in line 2 already"),
-            ("path,labels,split\npear/pear_000.png,a,dev\n", r"line 2: there is no split dev: use train, val"),
+            (
+                "path,labels,split\npear/pear_000.png,a,dev\n",
+                r"line 2: there is no split dev: use train, training, val",
+            ),
             ("file,label\nx,y\n", r"has the columns file, label; it needs path,labels"),
             ("", r"has the columns none; it needs path,labels"),
             ("path,labels\npear/pear_000.png,a\n", r"names 1 labels; at least 2"),

@@ -14,7 +14,15 @@ from lightbed.data.bar import bar
 from lightbed.data.images import in_threads, is_image
 from lightbed.errors import UserError
 
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 """Split by the names that people give to its folder."""
 
 _BLOCK = 256  # files hashed between two movements of the bar

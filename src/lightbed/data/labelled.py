@@ -24,7 +24,8 @@ class Labelled:
 def by_folders(root: Path) -> Labelled:
     """Images in class folders: `root/CLASS/...`, or `root/SPLIT/CLASS/...` where the splits are given.
 
-    Splits are folders named train, val, valid or validation, and test, in any case; train must be among them.
+    Splits are folders named train (training), val (valid, validation) and test (testing), in any case; train must be
+    among them.
 
     Raises:
         UserError: there is no such folder, no image, no class folder, or only one class.

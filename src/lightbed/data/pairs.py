@@ -35,7 +35,8 @@ def find_pairs(root: Path, images: str, masks: str, mask_name: str) -> Pairs:
 
     Args:
         root: the data's folder.
-        images: folder of images below it; `{split}` in it stands for train, val (valid, validation) and test.
+        images: folder of images below it; `{split}` in it stands for train (training), val (valid, validation) and test
+            (testing).
         masks: likewise.
         mask_name: the mask's file name without its ending; `{stem}` in it stands for the image's.
 
