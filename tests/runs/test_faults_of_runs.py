@@ -249,17 +249,14 @@ class Fill(Callback):
         (folder / "filler").write_bytes(b"." * (shutil.disk_usage(folder).free - self.room))
 
 
-@pytest.fixture
-def limited() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def filled(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that a run on a full disk ends with; what it had written before is whole."""
     capfd.readouterr()
-    train(folder, *words, f"+callbacks.fill._target_={__name__}.Fill", code=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        train(folder, *words, f"+callbacks.fill._target_={__name__}.Fill", code=1)
+    finally:  # at once: pytest's own output may go to a file, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     message = capfd.readouterr().err.strip()
     assert len(message.splitlines()) == 1, message
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -278,7 +275,7 @@ def filled(folder: Path, capfd: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_a_disk_that_fills_up_ends_the_run_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], limited: None, room: int, named: str, logger: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], room: int, named: str, logger: str
 ) -> None:
     """Whether the checkpoint, the table or the log is the first that finds no room."""
     message = filled(tmp_path / "run", capfd, f"+callbacks.fill.room={room}", f"logger={logger}")
