@@ -34,7 +34,9 @@ NETWORKS = {
     "faster_rcnn": lambda: FasterRCNN(3, **REGIONS, box_score_thresh=0.0),
     "mask_rcnn": lambda: MaskRCNN(3, **REGIONS, box_score_thresh=0.0, mask_layers=[16], mask_dim_reduced=8),
     "retinanet": lambda: RetinaNet(3, **LIGHT, levels=[1, 2, 3], score_thresh=0.0),
-    "fcos": lambda: FCOS(3, **LIGHT, levels=[1, 2, 3], strides=[4, 8, 16, 32, 64], score_thresh=0.0),
+    "fcos": lambda: FCOS(
+        3, **{**LIGHT, "pyramid_channels": 64}, levels=[1, 2, 3], strides=[4, 8, 16, 32, 64], score_thresh=0.0
+    ),
     "ssdlite": lambda: SSDLite(3, size=[96, 96], score_thresh=0.0),
 }
 LOSSES = {
