@@ -49,10 +49,10 @@ HEAD = """# Results
 Made by `python -m benchmarks.results outputs > docs/RESULTS.md` from the run folders of the commands in the table.
 Accuracy is that of the test split, or, where the author has only a validation set, of that (`val/`). The averages of
 the other metrics are named in each run's own table. The seconds are those of the whole run, on a machine that was
-computing other things at the same time.
+computing other things at the same time, in most of them much.
 """
 
-MAIN = ("pixel_accuracy", "accuracy", "f1", "map_50", "map", "iou", "loss")
+MAIN = ("pixel_accuracy", "accuracy", "f1", "map_50", "map", "iou", "detections", "highest_score", "loss")
 COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
 
 
