@@ -10,6 +10,7 @@ from lightbed.words import read
 MISTAKES = [
     # keys
     ("trainer.max_epoch=3", "trainer.max_epoch does not exist: did you mean trainer.max_epochs?"),
+    ("callbacks.pictures.sample=[1]", "did you mean callbacks.pictures.samples?"),
     ("modle=resnet18", "modle does not exist: did you mean model?"),
     ("optimizer.learning_rate=1", "did you mean optimizer.lr?"),
     ("lr=0.1", "lr does not exist: did you mean optimizer.lr?"),

@@ -69,8 +69,11 @@ def sure(key: str, names: Iterable[str]) -> str:
     """The names that `key` certainly means: called alike elsewhere (`lr`: optimizer.lr), or a letter or two apart."""
     known = list(names)
     last = key.rpartition(".")[2]
-    found = [ALIASES[last]] if ALIASES.get(last) in known else []
-    found += [name for name in known if name.rpartition(".")[2] == last and not name.endswith("_")]
+    beside = [name for name in known if "." in key and name.rpartition(".")[0] == key.rpartition(".")[0]]
+    found = difflib.get_close_matches(key, beside, n=1, cutoff=0.93)
+    if not found:
+        found = [ALIASES[last]] if ALIASES.get(last) in known else []
+        found += [name for name in known if name.rpartition(".")[2] == last and not name.endswith("_")]
     return _clause(found or difflib.get_close_matches(key, known, n=1, cutoff=0.93))
 
 
