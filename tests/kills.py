@@ -173,8 +173,13 @@ def chain(words: list[str], folder: Path, moments: Iterator[Moment], processes: 
             line = [*WORDS, *words, f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}"]
         pids = start(line, folder.parent / f"{folder.name}.log", processes)
         moment = next(moments) if kills < LONGEST else at(600)
-        if not finish(pids, moment):
-            return kills
+        try:
+            if not finish(pids, moment):
+                return kills
+        except RuntimeError as error:
+            logs = sorted(folder.parent.glob(f"{folder.name}.log.*"))
+            ends = (f"{log}: {log.read_text().strip().rpartition(chr(10))[2]}" for log in logs)
+            raise RuntimeError("; ".join([str(error), *ends])) from error
         kills += 1
         check_whole(folder, former)
 

@@ -153,8 +153,9 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
     with memory.told(trainer, data):
         metrics = evaluate(config, trainer, task, data)
-    final = write_metrics(folder, metrics, tested_epoch(trainer))
-    show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
+    final = write_metrics(folder, metrics, tested_epoch(trainer), write=record.writes)
+    if record.writes:
+        show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
     for logger in trainer.loggers:
         if isinstance(logger, Board):
             logger.finish("done")

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -74,8 +75,9 @@ def close_log(handler: logging.Handler) -> None:
         handler.close()
 
 
+@rank_zero_only
 def say(text: str) -> None:
-    """A line to the terminal and to log.txt.
+    """A line to the terminal and to log.txt, from the first process of a run.
 
     Raises:
         RunError: the output goes into a file, and its disk is full.

@@ -14,7 +14,9 @@ from lightbed.runs.record import write_text
 from lightbed.tasks.base import Task
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, float], epoch: int | None) -> dict[str, float]:
+def write_metrics(
+    folder: Path, metrics: Mapping[str, float], epoch: int | None, *, write: bool = True
+) -> dict[str, float]:
     """Write metrics.json and return what is in it.
 
     These are the final figures (`test/...`; `val/...` where there is no test split), and beside them the training and
@@ -24,12 +26,14 @@ def write_metrics(folder: Path, metrics: Mapping[str, float], epoch: int | None)
         folder: the run folder.
         metrics: the final figures.
         epoch: of the tested weights; None for the last one.
+        write: False in all processes of a run but its first.
     """
     rows = read_history(folder / "metrics.csv")
     row = next((row for row in rows if row["epoch"] == epoch), rows[-1] if rows else {})
     values = {name: value for name, value in row.items() if name == "epoch" or name.startswith(("train/", "val/"))}
     content = values | dict(metrics)
-    write_text(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+    if write:
+        write_text(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
     return content
 
 
