@@ -269,6 +269,12 @@ def test_a_guess_of_black_and_white_that_fails_later_is_told(tmp_path: Path) -> 
     assert opened(tmp_path, tmp_path / "cache", coding="grey").classes == ["background", "foreground"]
 
 
+@pytest.mark.parametrize("colours", [[[1, 2, 3]], {"road": 7}])
+def test_colours_need_names(tmp_path: Path, colours: Any) -> None:
+    with pytest.raises(UserError, match=r"must name each colour: data\.colours={road: \[128,64,128\], ...}"):
+        MaskFolder(tmp_path, colours=colours)
+
+
 def test_masks_of_16_bits_and_with_alpha(tmp_path: Path) -> None:
     fakes.mask_folder(tmp_path)
     for path in (tmp_path / "masks").glob("*.png"):

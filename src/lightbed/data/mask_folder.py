@@ -59,7 +59,7 @@ class MaskFolder(ImageFolder):
         self.images, self.masks, self.mask_name = images, masks, mask_name
         self.coding = one_of(coding, ("auto", "index", "colour", "grey", "nonzero"), "data.coding")
         self.names = [str(name) for name in (classes or colours or [])]
-        self.colours, self.void = {str(name): list(rgb) for name, rgb in (colours or {}).items()}, void
+        self.colours, self.void = _table(colours or {}), void
         self.pairs = Pairs()
         if classes and colours:
             raise UserError("data.classes and data.colours both name the classes: give one of them")
@@ -120,6 +120,13 @@ def _row_of(broken: Mapping[int, str], count: int) -> np.ndarray:
     """Row of each file in the array of those that are not broken, int64 (count,)."""
     whole = np.array([index not in broken for index in range(count)])
     return np.cumsum(whole) - 1
+
+
+def _table(colours: Any) -> dict[str, list[int]]:
+    """RGB by name."""
+    if not isinstance(colours, Mapping) or not all(isinstance(rgb, list | tuple) for rgb in colours.values()):
+        raise UserError(f"data.colours={colours} must name each colour: data.colours={{road: [128,64,128], ...}}")
+    return {str(name): [int(value) for value in rgb] for name, rgb in colours.items()}
 
 
 def _two(names: list[str]) -> list[str]:
