@@ -51,6 +51,25 @@ def test_errors_are_red_and_void_is_white() -> None:
     assert (drawn[15:] == 255).all()
 
 
+def test_no_class_has_the_red_of_errors() -> None:
+    wrong = errors(np.zeros((1, 1, 3), np.uint8), [[0]], [[1]])[0, 0].astype(int)
+    for names in (NAMES, NAMES[1:]):
+        assert np.abs(palette(names)[:23].astype(int) - wrong).sum(1).min() > 100
+
+
+def test_the_datas_own_colours_come_first() -> None:
+    own = {"class 0": [1, 2, 3], "background": [9, 9, 9], "of other data": [0, 0, 0]}
+    colours = palette(NAMES[:3], own)
+    assert colours[[0, 1]].tolist() == [[9, 9, 9], [1, 2, 3]]
+    assert (colours[2] == palette(NAMES[:3])[2]).all()
+    image, truth, prediction = scene()
+    panel = draw(image, {"mask": prediction}, {"mask": truth}, NAMES[:3], own)
+    assert ("class 0", "#010203") in panel.legend
+    assert panel.image[6, 31].tolist() == panel.image[6, 62].tolist() == [1, 2, 3]  # in the truth and the prediction
+    alone = draw(image, {"mask": prediction}, None, NAMES[:3], {"class 0": [200, 100, 0]})
+    assert alone.image[6, 0].tolist() == [155, 100, 45]  # 45 % of the image's 100, 55 % of the colour
+
+
 def test_an_overlay_leaves_the_background_clear() -> None:
     image, _, prediction = scene()
     drawn = overlay(image.permute(1, 2, 0).numpy(), prediction, NAMES[:3])

@@ -126,6 +126,23 @@ def test_masks_have_the_images_own_sizes(scenes_run: Path, photos: Path, tmp_pat
     assert "broken.png" in json.loads((folder / "run.json").read_text())["data"]["skipped_files"][0]
 
 
+def test_the_datas_colours_are_those_of_the_pictures(tmp_path: Path) -> None:
+    """From the colour table through the checkpoint into what predict writes."""
+    colours = {"wall": [10, 20, 30], "door": [200, 0, 200], "roof": [0, 255, 0]}
+    root, table = fakes.mask_folder(tmp_path / "data"), np.array([*colours.values()], np.uint8)
+    for path in (root / "masks").glob("*.png"):
+        Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
+    words = ["model=single_convolution", "data=mask_folder", f"data.root={root}"]
+    folder = run(tmp_path / "run", *words, "data.colours={wall:[10,20,30],door:[200,0,200],roof:[0,255,0]}")
+    assert load_run(folder).task.colours == colours
+    strips = np.asarray(Image.open(folder / "pictures" / "predictions.png").convert("RGB")).reshape(-1, 3)
+    assert all((strips == colour).all(1).sum() > 100 for colour in table)
+    seen = tmp_path / "predicted"
+    assert main(["predict", f"hydra.run.dir={seen}", f"run={folder}", f"source={root / 'images'}", "device=cpu"]) == 0
+    mask = Image.open(seen / "masks" / "picture00.png")
+    assert np.array_equal(np.asarray(mask.convert("RGB")), table[np.asarray(mask)])
+
+
 def test_chosen_samples_are_drawn(scenes_run: Path) -> None:
     picture = np.asarray(Image.open(scenes_run / "pictures" / "predictions.png"))
     assert picture.shape[1] > 1.5 * picture.shape[0]  # two strips of four pictures, side by side

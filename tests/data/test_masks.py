@@ -1,5 +1,6 @@
 """Images and masks from folders: pairs, codings, sizes, splits, the cache, and what is wrong with files."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,109 @@ def test_names_by_pattern_and_given_splits(tmp_path: Path) -> None:
         tmp_path, tmp_path / "cache", images="photos/{split}", masks="labels/{split}", mask_name="{stem}_label"
     )
     assert {name: len(source) for name, source in data.splits.items()} == {"train": 3, "val": 3, "test": 3}
+
+
+@pytest.mark.parametrize("mask_name", ["{stem}_mask", "{stem}_mask.png", "{stem}.png"])
+def test_images_and_masks_in_one_folder_are_told_apart_by_the_pattern(tmp_path: Path, mask_name: str) -> None:
+    expected = {}
+    for i in range(10):
+        image, mask = fakes.scene((20, 24), 3, i)
+        folder = tmp_path / ("left" if i % 2 else ".") / "deep"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"p{i}.jpg")
+        Image.fromarray(mask).save(folder / f"{mask_name.removesuffix('.png').format(stem=f'p{i}')}.png")
+        expected[f"p{i}"] = mask
+    data = opened(tmp_path, tmp_path / "../cache", images=".", masks=".", mask_name=mask_name)
+    pairs = all_pairs(data)
+    assert pairs.keys() == expected.keys()
+    assert all(np.array_equal(pairs[name][1].numpy(), mask) for name, mask in expected.items())
+    (tmp_path / "deep" / "p4.jpg").unlink()
+    with pytest.raises(UserError, match=r"deep/p4(_mask)?\.png has no image"):
+        opened(tmp_path, tmp_path / "../cache", images=".", masks=".", mask_name=mask_name)
+
+
+def test_one_folder_needs_a_pattern(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"say which are masks by data\.mask_name, e\.g\. {stem}_mask"):
+        opened(tmp_path, tmp_path, images=".", masks=".")
+
+
+@pytest.mark.parametrize(("images", "masks"), [(".", "masks"), ("images", ".")])
+def test_one_of_the_folders_may_lie_in_the_other(tmp_path: Path, images: str, masks: str) -> None:
+    fakes.mask_folder(tmp_path / "drawn")
+    for name, place in (("images", images), ("masks", masks)):
+        shutil.copytree(tmp_path / "drawn" / name, tmp_path / "data" / place, dirs_exist_ok=True)
+    assert len(all_pairs(opened(tmp_path / "data", tmp_path / "cache", images=images, masks=masks))) == 10
+
+
+def people(root: Path, suffix: str = ".png", **saved: Any) -> Path:
+    """White people on black: masks of 0 and 255."""
+    fakes.mask_folder(root, classes=2)
+    for path in (root / "masks").glob("*.png"):
+        white = Image.fromarray(np.asarray(Image.open(path)) * 255)
+        path.unlink()
+        white.save(path.with_suffix(suffix), **saved)
+    return root
+
+
+def test_one_name_is_that_of_the_foreground(tmp_path: Path) -> None:
+    people(tmp_path)
+    assert opened(tmp_path, tmp_path / "cache", classes=["people"]).classes == ["background", "people"]
+    assert opened(tmp_path, tmp_path / "cache", classes=["street", "people"]).classes == ["street", "people"]
+    with pytest.raises(UserError, match=r"data\.classes has 3 names, but the masks are of two classes"):
+        opened(tmp_path, tmp_path / "cache", classes=["a", "b", "c"])
+
+
+def test_jpeg_masks_are_refused_but_for_black_and_white(tmp_path: Path) -> None:
+    people(tmp_path, ".jpg", quality=80)
+    told = r"picture00\.jpg cannot be read: it is a JPEG, which changes values: keep masks as PNG"
+    for options in ({}, {"coding": "index"}, {"colours": {"a": [0, 0, 0], "b": [255, 255, 255]}}):
+        with pytest.raises(UserError, match=told):
+            opened(tmp_path, tmp_path / "cache", **options)
+    pairs = all_pairs(opened(tmp_path, tmp_path / "cache", coding="grey"))
+    same = [
+        float((mask.numpy() == fakes.scene((40, 56), 2, int(name[-2:]))[1]).mean()) for name, (_, mask) in pairs.items()
+    ]
+    assert min(same) > 0.97
+
+
+def test_a_guess_of_black_and_white_that_fails_later_is_told(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path, 20, classes=2)
+    paths = sorted((tmp_path / "masks").glob("*.png"))
+    for path in paths:
+        Image.fromarray(np.asarray(Image.open(path)) * 255).save(path)
+    Image.fromarray(np.asarray(Image.open(paths[-1])) // 85).save(paths[-1])
+    with pytest.raises(UserError, match=r"picture19\.png has the values \[3\] where other masks are 0 and 255 alone"):
+        opened(tmp_path, tmp_path / "cache")
+    assert opened(tmp_path, tmp_path / "cache", coding="grey").classes == ["background", "foreground"]
+
+
+@pytest.mark.parametrize("colours", [[[1, 2, 3]], {"road": 7}])
+def test_colours_need_names(tmp_path: Path, colours: Any) -> None:
+    with pytest.raises(UserError, match=r"must name each colour: data\.colours={road: \[128,64,128\], ...}"):
+        MaskFolder(tmp_path, colours=colours)
+
+
+def test_masks_of_16_bits_and_with_alpha(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    for path in (tmp_path / "masks").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16)).save(path)
+    data = opened(tmp_path, tmp_path / "cache")
+    assert data.classes == ["0", "1", "2"]
+    table = np.array([*COLOURS.values()], np.uint8)
+    for path in (tmp_path / "masks").glob("*.png"):
+        colours = table[np.asarray(Image.open(path))]
+        alpha = np.full((*colours.shape[:2], 1), 128, np.uint8)
+        Image.fromarray(np.concatenate([colours, alpha], 2)).save(path)
+    coloured = all_pairs(opened(tmp_path, tmp_path / "cache", colours=COLOURS))
+    assert all(torch.equal(coloured[name][1], mask) for name, (_, mask) in all_pairs(data).items())
+
+
+def test_a_mask_is_checked_again_where_its_image_has_changed(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    opened(tmp_path, tmp_path / "cache", image_size=[20, 20])
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "picture03.png")
+    with pytest.raises(UserError, match=r"picture03\.png is 56x40 pixels but its image .*picture03\.png is 9x9"):
+        opened(tmp_path, tmp_path / "cache", image_size=[20, 20])
 
 
 def test_faults_of_the_folder_are_told(tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_dice_is_its_formula(seed: int) -> None:
     assert float(dice(logits, truth)) == pytest.approx(1 - sum(scores) / len(scores), rel=1e-5)
 
 
+def test_hand_values() -> None:
+    """Two pixels with p = 0.8 and 0.5 of their true classes 0 and 1, weights 1 and 3, and a void one."""
+    logits = torch.tensor([[0.8, 0.2], [0.5, 0.5], [0.9, 0.1]]).log().T.reshape(1, 2, 1, 3)
+    truth, weights = torch.tensor([[[0, 1, VOID]]]), torch.tensor([1.0, 3.0])
+    plain, weighted = [-math.log(0.8), -math.log(0.5)], -math.log(0.8) - 3 * math.log(0.5)
+    assert float(cross_entropy(logits, truth)) == pytest.approx(sum(plain) / 2)
+    assert float(cross_entropy(logits, truth, weights)) == pytest.approx(weighted / 4)
+    assert float(focal(logits, truth)) == pytest.approx((0.2**2 * plain[0] + 0.5**2 * plain[1]) / 2)
+    missed = [1 - (2 * 0.8 + 1) / (1.3 + 1 + 1), 1 - (2 * 0.5 + 1) / (0.7 + 1 + 1)]
+    assert float(dice(logits, truth)) == pytest.approx(sum(missed) / 2)
+    assert float(dice(logits, truth, weights)) == pytest.approx((missed[0] + 3 * missed[1]) / 4)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_void_has_no_influence(name: str) -> None:
     logits, truth, weights = batch(1)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightbed.errors import UserError
+from lightbed.models.batch_norm import BatchNorm, bear_one_image
 from lightbed.models.deconvnet import DeconvNet
 from lightbed.models.fcn import FCN
 from lightbed.models.resampling import bilinear, pool, transposed, unpool
@@ -46,6 +47,39 @@ def test_logits_have_the_size_of_the_image(network: nn.Module, size: tuple[int, 
     out = logits(network(torch.randn(2, 3, *size)))
     assert out.shape == (2, 5, *size)
     assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (17, 31)])
+def test_a_batch_of_one_image_trains(network: nn.Module, size: tuple[int, int]) -> None:
+    """Also where its coarsest features are one place, or one after global pooling."""
+    network.train()
+    network.zero_grad()
+    out = logits(network(torch.randn(1, 3, *size)))
+    assert out.shape == (1, 5, *size)
+    out.square().mean().backward()
+    assert all(torch.isfinite(w.grad).all() for w in network.parameters() if w.grad is not None)
+
+
+def test_batch_norm_is_torchs_but_for_a_single_value_per_channel() -> None:
+    own, theirs = BatchNorm(4), nn.BatchNorm2d(4)
+    for features in (torch.randn(3, 4, 1, 1) + 2, torch.randn(1, 4, 5, 2)):
+        assert torch.equal(own(features), theirs(features))
+    assert all(torch.equal(one, other) for one, other in zip(own.buffers(), theirs.buffers(), strict=True))
+    alone, before = torch.randn(1, 4, 1, 1), own.running_var.clone()
+    mean, var = own.running_mean.view(1, 4, 1, 1), own.running_var.view(1, 4, 1, 1)
+    torch.testing.assert_close(own(alone), (alone - mean) / (var + own.eps).sqrt())
+    assert torch.equal(own.running_var, before)
+
+
+def test_foreign_networks_keep_their_weights_and_names() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Sequential(nn.BatchNorm2d(3, eps=0.01, momentum=0.3)))
+    before, weights = dict(network.state_dict()), list(network.parameters())
+    bear_one_image(network.eval())
+    norm = network[1][0]
+    assert isinstance(norm, BatchNorm)
+    assert (norm.eps, norm.momentum, norm.training) == (0.01, 0.3, False)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(one is other for one, other in zip(network.parameters(), weights, strict=True))
 
 
 def test_an_image_is_judged_alike_alone_and_in_a_batch(network: nn.Module) -> None:

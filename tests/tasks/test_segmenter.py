@@ -11,6 +11,7 @@ from torch.optim import Adam
 
 from lightbed.data.digit_scenes import DigitScenes
 from lightbed.errors import UserError
+from lightbed.losses.pixels import LOSSES
 from lightbed.models.single_convolution import SingleConvolution
 from lightbed.models.unet import UNet
 from lightbed.tasks import Segmenter
@@ -57,6 +58,14 @@ def test_losses_are_weighted_and_summed_and_the_auxiliary_one_only_in_training()
     assert list(task.eval().step((images, target), "val").losses) == ["cross_entropy", "dice"]
 
 
+def test_one_loss_can_be_named_alone() -> None:
+    images, target = batch()
+    logits = torch.randn(2, 3, 6, 8)
+    for name in LOSSES:
+        losses = Segmenter(Fixed(logits), 3, loss=name).step((images, target), "train").losses
+        torch.testing.assert_close(losses, {name: LOSSES[name](logits, target["mask"].long())})
+
+
 def test_predictions_are_the_most_probable_classes() -> None:
     logits = torch.randn(2, 3, 6, 8)
     seen = Segmenter(Fixed(logits), 3).predict(batch()[0])
@@ -89,6 +98,7 @@ def test_validation_on_its_own_tells_of_each_class() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"loss": "dize"}, r"task\.loss\.dize is not known: did you mean dice"),
         ({"loss": {"dize": 1}}, r"task\.loss\.dize is not known: did you mean dice"),
         ({"loss": {"dice": -1}}, "must not be negative"),
         ({"loss": {"dice": 0}}, "no loss with a weight over 0"),

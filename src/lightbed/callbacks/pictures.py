@@ -91,14 +91,14 @@ class Pictures(Callback):
         seen = [
             (image, confident(found, least), target) for image, found, target in predictions(task, reader, positions)
         ]
-        drawn = [panels.draw(*each, task.classes) for each in seen]
+        drawn = [panels.draw(*each, task.classes, task.colours) for each in seen]
         if drawn:
             right = sum(panel.color == RIGHT for panel in drawn)
             told = task.pictured or f"{right} of them right"
             text = f"{len(drawn)} of {images:,} images of the {split} split, {told}"
             _write(trainer, "predictions", grid.image_grid(drawn, "Predictions", name, text))
         for position, (image, found, _) in zip(positions, seen if self.samples is not None else [], strict=False):
-            alone = panels.draw(image, found, None, task.classes)
+            alone = panels.draw(image, found, None, task.classes, task.colours)
             save(alone.image, Path(trainer.default_root_dir) / "pictures" / f"sample_{position}.png", alone.title)
 
     def positions(self, length: int, split: str, most: int | None = None) -> list[int]:

@@ -30,6 +30,7 @@ from lightbed.runs.load import Loaded, load_run
 from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
 from lightbed.runs.results import near
+from lightbed.tasks.base import Task
 from lightbed.tasks.detector import Detector
 from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.preprocess import Preprocess
@@ -103,12 +104,12 @@ def write_predictions(
                 add(detections.results(seen.prediction, numbers[seen.path]))
             if "mask" in seen.prediction:
                 line["mask"] = f"masks/{names[seen.path]}"
-                save_mask(seen.prediction["mask"], loaded.task.classes, folder / line["mask"])
+                save_mask(seen.prediction["mask"], loaded.task.classes, folder / line["mask"], loaded.task.colours)
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
             if len(shown) < _SHOWN:
                 shown.append(line)
             if config["pictures"]:
-                picture(seen, line, loaded.task.classes, folder / "pictures" / names[seen.path])
+                picture(seen, line, loaded.task, folder / "pictures" / names[seen.path])
     return shown, skipped
 
 
@@ -186,13 +187,13 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
     }
 
 
-def picture(seen: Seen, line: dict[str, Any], classes: list[str], target: Path) -> None:
+def picture(seen: Seen, line: dict[str, Any], task: Task, target: Path) -> None:
     """The image with its prediction above it, in its own colours and size; tiny ones are enlarged."""
     prediction = seen.prediction
     if "labels" in line:
-        called = torch.tensor([name in line["labels"] for name in classes])
+        called = torch.tensor([name in line["labels"] for name in task.classes])
         prediction = Prediction(label=called, scores=prediction["scores"])
-    panel = draw(read_image(seen.path), prediction, None, classes)
+    panel = draw(read_image(seen.path), prediction, None, task.classes, task.colours)
     if line.get("label", "") is None:
         panel = panel._replace(title=f"unsure: {panel.title}", color=INK)
     save(captioned(panel), target)

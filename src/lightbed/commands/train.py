@@ -123,6 +123,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     record.write_config(config)
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
     task = build.make_task(config, data.classes, data.preprocess)
+    task.colours = {name: list(data.colours[name]) for name in data.classes if name in data.colours}
     if last is not None:
         check_fits(task, last)
     task.provenance = {

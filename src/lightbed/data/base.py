@@ -1,8 +1,9 @@
 """The DataModule that every data set builds on: splits, loaders, keyed order, facts for the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning.pytorch as L
@@ -58,6 +59,9 @@ class DataModule(L.LightningDataModule):
 
     holds: tuple[str, ...] = ("label",)
     """Keys that a target has: what tasks can be trained on it."""
+
+    colours: Mapping[str, Sequence[int]] = MappingProxyType({})
+    """RGB of classes by name, for pictures, where the data says them."""
 
     multilabel: bool = False
     """Whether `label` is float32 (K,) of 0 and 1, for tasks of kind multilabel."""

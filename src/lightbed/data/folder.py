@@ -125,14 +125,14 @@ class ImageFolder(DataModule):
             )
         return gigabytes <= self.cache_limit_gb
 
-    def _tell(self, broken: list[str]) -> None:
+    def _tell(self, broken: list[str], what: str = "images cannot be read") -> None:
         if broken and self.broken == "error":
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
             raise UserError(f"{broken[0]}{more}; mend or delete it, or leave such files out by data.broken=skip")
         for line in broken:
             _log.warning("left out: %s", line)
         if broken:
-            say(f"{len(broken)} images cannot be read and are left out; log.txt names them")
+            say(f"{len(broken)} {what} and are left out; log.txt names them")
 
 
 def _targets(found: Labelled, *, several: bool) -> Tensor:

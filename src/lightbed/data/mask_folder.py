@@ -26,10 +26,12 @@ class MaskFolder(ImageFolder):
         images: folder of images below it; `{split}` in it stands for train, val and test. Without it, validation
             and test splits are cut.
         masks: folder of masks, likewise.
-        mask_name: name of an image's mask without ending; `{stem}` stands for the image's.
+        mask_name: name of an image's mask, with or without ending; `{stem}` stands for the image's. Images and masks
+            that it tells apart may lie in one folder.
         coding: how a mask says its classes: 'auto' (see `recognise`), or one of `Coding`.
-        classes: names; None for numbers (or background and foreground), as many as the masks hold.
-        colours: RGB of each class by name, in the order of the classes, for masks in colours.
+        classes: names; None for numbers (or background and foreground), as many as the masks hold. A single name for
+            masks of two classes is that of the foreground.
+        colours: RGB of each class by name, in the order of the classes, for masks in colours and for pictures.
         void: value, values or RGB that are left out of loss and metrics.
         common: the arguments of `ImageFolder` but for its labels. `broken` also says what to do with images and
             masks that do not match.
@@ -57,7 +59,7 @@ class MaskFolder(ImageFolder):
         self.images, self.masks, self.mask_name = images, masks, mask_name
         self.coding = one_of(coding, ("auto", "index", "colour", "grey", "nonzero"), "data.coding")
         self.names = [str(name) for name in (classes or colours or [])]
-        self.colours, self.void = dict(colours or {}), void
+        self.colours, self.void = _table(colours or {}), void
         self.pairs = Pairs()
         if classes and colours:
             raise UserError("data.classes and data.colours both name the classes: give one of them")
@@ -74,8 +76,9 @@ class MaskFolder(ImageFolder):
         if kind == "auto":
             kind = recognise([self.root / mask.path for mask in pairs.masks], self.colours)
         if kind in ("grey", "nonzero"):
-            self.names = self.names or ["background", "foreground"]
-        coding = Coding(kind, list(self.colours.values()), self.void, len(self.names) or None)
+            self.names = _two(self.names)
+        guessed = self.coding == "auto"
+        coding = Coding(kind, list(self.colours.values()), self.void, len(self.names) or None, exact=guessed)
         source, kept, skipped = self._open_pairs(pairs, coding)
         splits: dict[str, Source] = {}
         for name in dict.fromkeys(pairs.splits):
@@ -86,6 +89,9 @@ class MaskFolder(ImageFolder):
     def absent(self) -> str:
         """What to say where `root` does not exist."""
         return f"data.root={self.root} does not exist"
+
+    def _tell(self, broken: list[str], what: str = "images or masks do not fit together or cannot be read") -> None:
+        super()._tell(broken, what)
 
     def class_weights(self, kind: str) -> list[float]:
         return mask_weights(self.splits["train"], len(self.classes), kind)
@@ -114,6 +120,20 @@ def _row_of(broken: Mapping[int, str], count: int) -> np.ndarray:
     """Row of each file in the array of those that are not broken, int64 (count,)."""
     whole = np.array([index not in broken for index in range(count)])
     return np.cumsum(whole) - 1
+
+
+def _table(colours: Any) -> dict[str, list[int]]:
+    """RGB by name."""
+    if not isinstance(colours, Mapping) or not all(isinstance(rgb, list | tuple) for rgb in colours.values()):
+        raise UserError(f"data.colours={colours} must name each colour: data.colours={{road: [128,64,128], ...}}")
+    return {str(name): [int(value) for value in rgb] for name, rgb in colours.items()}
+
+
+def _two(names: list[str]) -> list[str]:
+    """The names of masks that hold two classes."""
+    if len(names) > 2:
+        raise UserError(f"data.classes has {len(names)} names, but the masks are of two classes: give one or two")
+    return names if len(names) == 2 else ["background", *(names or ["foreground"])]
 
 
 def _numbers(source: Source) -> list[str]:

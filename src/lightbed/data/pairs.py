@@ -1,5 +1,7 @@
 """Images and masks that belong together: which they are, and how they are read."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,7 +15,7 @@ from torchvision import tv_tensors
 from lightbed.data.cache import Decoder
 from lightbed.data.coding import VOID, Coding
 from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
-from lightbed.data.images import guarded, read_image, upright_size
+from lightbed.data.images import guarded, is_image, read_image, upright_size
 from lightbed.data.source import Batch, Sample, Source
 from lightbed.errors import UserError
 from lightbed.losses.pixels import frequency_weights
@@ -38,7 +40,8 @@ def find_pairs(root: Path, images: str, masks: str, mask_name: str) -> Pairs:
         images: folder of images below it; `{split}` in it stands for train (training), val (valid, validation) and test
             (testing).
         masks: likewise.
-        mask_name: the mask's file name without its ending; `{stem}` in it stands for the image's.
+        mask_name: the mask's file name, with or without its ending; `{stem}` in it stands for the image's. Where images
+            and masks lie in one folder it tells which are which.
 
     Raises:
         UserError: a folder is missing, or nothing matches.
@@ -66,24 +69,58 @@ def _match(found: Pairs, root: Path, images: str, masks: str, mask_name: str, sp
     for key, folder in (("images", images), ("masks", masks)):
         if not (root / folder).is_dir():
             raise UserError(f"{root / folder} does not exist: set data.root or data.{key}")
+    ending = is_image(mask_name)  # the pattern has the mask's
     by_name: dict[str, Entry] = {}
-    for entry in find_images(root / masks):
-        name = str(PurePosixPath(entry.path).with_suffix(""))
+    photos, drawn = _told_apart(root / images, root / masks, mask_name)
+    for entry in drawn:
+        name = entry.path if ending else str(PurePosixPath(entry.path).with_suffix(""))
         if name in by_name:
             raise UserError(f"{root / masks / entry.path} and {by_name[name].path} are masks of one name: keep one")
         by_name[name] = entry
-    for image in find_images(root / images):
+    for image in photos:
         path = PurePosixPath(image.path)
         wanted = str(path.with_name(mask_name.replace("{stem}", path.stem)))
         mask = by_name.pop(wanted, None)
         if mask is None:
-            found.unmatched.append(f"{root / images / image.path} has no mask {root / masks / wanted}.*")
+            found.unmatched.append(
+                f"{root / images / image.path} has no mask {root / masks / wanted}{'' if ending else '.*'}"
+            )
             continue
-        found.images.append(image._replace(path=f"{images}/{image.path}"))
-        found.masks.append(mask._replace(path=f"{masks}/{mask.path}"))
+        found.images.append(image._replace(path=str(PurePosixPath(images, image.path))))
+        found.masks.append(mask._replace(path=str(PurePosixPath(masks, mask.path))))
         found.splits.append(split)
-    if images != masks:
-        found.unmatched += [f"{root / masks / mask.path} has no image" for mask in by_name.values()]
+    found.unmatched += [f"{root / masks / mask.path} has no image" for mask in by_name.values()]
+
+
+def _told_apart(images: Path, masks: Path, mask_name: str) -> tuple[list[Entry], list[Entry]]:
+    """The images and the masks below two folders, of which one may lie in the other or be the other.
+
+    Raises:
+        UserError: both are in one folder, and the pattern fits all of them.
+    """
+    photos, drawn = find_images(images), find_images(masks)
+    if images.resolve() != masks.resolve():
+        return _outside(photos, images.resolve(), masks.resolve()), _outside(drawn, masks.resolve(), images.resolve())
+    if mask_name == "{stem}":
+        raise UserError(
+            f"images and masks are both in {images}: say which are masks by data.mask_name, e.g. {{stem}}_mask or "
+            "{stem}.png"
+        )
+    before, _, after = mask_name.partition("{stem}")
+
+    def is_mask(entry: Entry) -> bool:
+        path = PurePosixPath(entry.path)
+        name = path.name if is_image(mask_name) else path.stem
+        return name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+
+    return [e for e in photos if not is_mask(e)], [e for e in drawn if is_mask(e)]
+
+
+def _outside(entries: list[Entry], folder: Path, other: Path) -> list[Entry]:
+    """Those of the files below `folder` that are not below `other`."""
+    if folder not in other.parents:
+        return entries
+    return [entry for entry in entries if other not in (folder / entry.path).parents]
 
 
 class MaskDecoder(Decoder):
@@ -113,12 +150,14 @@ class MaskDecoder(Decoder):
         same_size: bool,
     ) -> None:
         self.coding = coding
+        # whether a mask fits depends on its image, too
+        self.images = hashlib.sha256(json.dumps(pairs.images).encode()).hexdigest()
         self.image_of = dict(zip(pairs.masks, pairs.images, strict=True))
         single = Preprocess(1, preprocess.size, resize=preprocess.resize)
         super().__init__(root, pairs.masks, single, cache_dir, store=store, same_size=same_size)
 
     def further(self) -> dict[str, Any]:
-        return {"kept": "masks" if self.store else "mask checks", **self.coding.describe()}
+        return {"kept": "masks" if self.store else "mask checks", "images": self.images, **self.coding.describe()}
 
     def _read(self, entry: Entry) -> Tensor | UserError | None:
         path = self.root / entry.path

@@ -1,7 +1,7 @@
 """A class for each pixel as pictures: colours of classes, overlays, errors."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +13,51 @@ from lightbed.draw.figure import INK
 from lightbed.draw.panels import Panel, as_pixels
 
 VOID = 255
+Colours = Mapping[str, Sequence[int]]
 _VOID_COLOUR = (255, 255, 255)
 _GROUND = (38, 43, 51)  # of a class that is called background
 _WRONG = (214, 39, 40)
 _GAP = 4  # white pixels between the pictures of a strip, of images 256 pixels high
 _NAMED = 4  # classes in a title
 # hues in steps of 0.29 of a turn, with four pairs of brightness and saturation: of many tried, these keep 24 apart best
-_TURN, _TONES = 0.29, ((1.0, 0.95), (0.5, 0.95), (0.95, 0.4), (0.7, 0.6))
+# and, begun at blue, away from the red of errors
+_FIRST, _TURN, _TONES = 0.61, 0.29, ((1.0, 0.95), (0.5, 0.95), (0.95, 0.4), (0.7, 0.6))
 
 
 def colour(number: int) -> tuple[int, int, int]:
     """Red, green and blue of the class or instance of this number, in 0..255."""
     bright, strong = _TONES[number % len(_TONES)]
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(number * _TURN % 1, strong, bright))
+    red, green, blue = (
+        round(255 * part) for part in colorsys.hsv_to_rgb((_FIRST + number * _TURN) % 1, strong, bright)
+    )
     return red, green, blue
 
 
-def palette(classes: Sequence[str]) -> np.ndarray:
-    """A colour for each class, uint8 (256, 3); a function of their number and of whether the first is background."""
+def palette(classes: Sequence[str], own: Colours | None = None) -> np.ndarray:
+    """A colour for each class, uint8 (256, 3); `own` has RGB by name, and what it lacks gets one of ours."""
     colours = np.zeros((256, 3), np.uint8)
-    for i in range(len(classes)):
-        colours[i] = colour(i)
-    if classes and classes[0] == "background":
-        colours[0] = _GROUND
+    for i, name in enumerate(classes):
+        colours[i] = (own or {}).get(name, _GROUND if i == 0 and name == "background" else colour(i))
     colours[VOID] = _VOID_COLOUR
     return colours
 
 
-def coloured(mask: Any, classes: Sequence[str]) -> np.ndarray:
+def coloured(mask: Any, classes: Sequence[str], own: Colours | None = None) -> np.ndarray:
     """A mask of classes (H, W) in the classes' colours, uint8 (H, W, 3); void is white."""
-    colours: np.ndarray = palette(classes)[_array(mask)]
+    colours: np.ndarray = palette(classes, own)[_array(mask)]
     return colours
 
 
-def overlay(image: np.ndarray, mask: Any, classes: Sequence[str], opacity: float = 0.55) -> np.ndarray:
+def overlay(
+    image: np.ndarray, mask: Any, classes: Sequence[str], own: Colours | None = None, opacity: float = 0.55
+) -> np.ndarray:
     """The image uint8 (H, W, 3) under the colours of its mask (H, W); a class called background is left clear."""
-    classed = _array(mask)
-    mixed = image * (1 - opacity) + coloured(classed, classes) * opacity
-    clear = classed == (0 if classes and classes[0] == "background" else VOID)
-    drawn: np.ndarray = np.where(clear[..., None], image, mixed.round()).astype(np.uint8)
+    classed, colours = _array(mask), palette(classes, own)
+    clear = 0 if classes and classes[0] == "background" else VOID
+    drawn = image.copy()
+    for row, labels in zip(drawn, classed, strict=True):  # a row at a time: large images need no larger copies
+        mixed = (row * (1 - opacity) + colours[labels] * opacity).round()
+        row[labels != clear] = mixed[labels != clear]
     return drawn
 
 
@@ -64,7 +70,7 @@ def errors(image: np.ndarray, mask: Any, truth: Any) -> np.ndarray:
     return drawn.round().astype(np.uint8)
 
 
-def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) -> Panel:
+def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str], own: Colours | None = None) -> Panel:
     """Image, truth, prediction and errors side by side, titled with the image's pixel accuracy.
 
     Where the truth is not known: the prediction laid over the image, titled with the shares of its classes.
@@ -73,21 +79,20 @@ def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str
     if "mask" not in target:
         shares = [f"{name} {share:.0%}" for name, share in class_shares(mask, classes).items()]
         more = [f"and {len(shares) - _NAMED} more"] if len(shares) > _NAMED else []
-        present = _legend(classes, np.unique(mask))
-        return Panel(overlay(pixels, mask, classes), ", ".join([*shares[:_NAMED], *more]), INK, present)
+        present = _legend(classes, np.unique(mask), own)
+        return Panel(overlay(pixels, mask, classes, own), ", ".join([*shares[:_NAMED], *more]), INK, present)
     truth = _array(target["mask"])
-    parts = [pixels, coloured(truth, classes), coloured(mask, classes), errors(pixels, mask, truth)]
+    parts = [pixels, coloured(truth, classes, own), coloured(mask, classes, own), errors(pixels, mask, truth)]
     valid = truth != VOID
     right = f"pixel accuracy {(mask == truth)[valid].mean():.1%}" if valid.any() else "all void"
-    return Panel(
-        _strip(parts), right, INK, _legend(classes, [*range(len(classes)), *([VOID] if not valid.all() else [])])
-    )
+    legend = _legend(classes, [*range(len(classes)), *([VOID] if not valid.all() else [])], own)
+    return Panel(_strip(parts), right, INK, legend)
 
 
-def save_mask(mask: Any, classes: Sequence[str], path: Path) -> None:
+def save_mask(mask: Any, classes: Sequence[str], path: Path, own: Colours | None = None) -> None:
     """Write a mask (H, W) as a PNG whose values are the classes, with their colours as its palette."""
     picture = Image.fromarray(_array(mask).astype(np.uint8), "P")
-    picture.putpalette(palette(classes).ravel().tolist())
+    picture.putpalette(palette(classes, own).ravel().tolist())
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
 
@@ -99,9 +104,11 @@ def class_shares(mask: Any, classes: Sequence[str]) -> dict[str, float]:
     return {str(classes[i]): float(counts[i] / np.asarray(mask).size) for i in order}
 
 
-def _legend(classes: Sequence[str], labels: Sequence[int] | np.ndarray) -> tuple[tuple[str, str], ...]:
+def _legend(
+    classes: Sequence[str], labels: Sequence[int] | np.ndarray, own: Colours | None
+) -> tuple[tuple[str, str], ...]:
     """Name and colour of each of these classes, and of void."""
-    colours, names = palette(classes), {**dict(enumerate(classes)), VOID: "void"}
+    colours, names = palette(classes, own), {**dict(enumerate(classes)), VOID: "void"}
     return tuple((str(names[int(i)]), "#{:02x}{:02x}{:02x}".format(*colours[int(i)])) for i in labels)
 
 

@@ -1,6 +1,6 @@
 """One pure function a prediction kind: an image and what was predicted of it -> the drawn image and its title."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,13 @@ def as_pixels(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(array.permute(1, 2, 0).numpy())
 
 
-def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) -> Panel:
+def draw(
+    image: Tensor,
+    prediction: Any,
+    target: Any,
+    classes: Sequence[str],
+    colours: Mapping[str, Sequence[int]] | None = None,
+) -> Panel:
     """The panel of one image, by the kind of its prediction.
 
     Args:
@@ -34,13 +40,15 @@ def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) ->
         prediction: see `types.Prediction`.
         target: see `types.Target`; None or empty where the truth is not known.
         classes: class names.
+        colours: RGB of classes by name, for masks of classes; what it lacks gets one of ours.
     """
     from lightbed.draw.boxes import detected  # they build on this module
     from lightbed.draw.masks import segmented
 
-    for key, pictured in (("mask", segmented), ("boxes", detected)):
-        if key in prediction:
-            return pictured(image, prediction, target or {}, classes)
+    if "mask" in prediction:
+        return segmented(image, prediction, target or {}, classes, colours)
+    if "boxes" in prediction:
+        return detected(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
     return PANELS[kind](image, prediction, target or {}, classes)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightbed.models.batch_norm import BatchNorm
+
 
 class CNN(nn.Module):
     """Stages of two convolutions 3x3 with batch norm and ReLU, halved in between, then the mean over all places.
@@ -40,4 +42,4 @@ class CNN(nn.Module):
 def convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
     """Convolution 3x3 that keeps the size, batch norm, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)  # batch norm has the bias
-    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return [conv, BatchNorm(out_channels), nn.ReLU(inplace=True)]

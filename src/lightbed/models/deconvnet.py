@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightbed.models.resampling import pool, transposed, unpool
+from lightbed.models.batch_norm import BatchNorm
+from lightbed.models.resampling import decode, encode, transposed
 from lightbed.models.segnet import stage
 
 
@@ -52,21 +53,14 @@ class DeconvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of any size -> logits (N, K, H, W)."""
-        features, kept = images, []
-        for encode in self.encoder:
-            features = encode(features)
-            size = features.shape[-2:]
-            features, places = pool(features)
-            kept.append((places, size))
+        features, kept = encode(self.encoder, images)
         middle = self.middle(features)
         features = self.restored(self.restore(middle, output_size=features.shape[-2:]))
-        for decode in self.decoder:
-            features = decode(unpool(features, *kept.pop()))
-        return self.head(features)  # type: ignore[no-any-return]
+        return self.head(decode(self.decoder, features, kept))  # type: ignore[no-any-return]
 
 
 def _norm(channels: int) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    return [BatchNorm(channels), nn.ReLU(inplace=True)]
 
 
 def _decoder_stage(in_channels: int, out_channels: int, depth: int) -> nn.Sequential:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from lightbed.errors import UserError, nearest
+from lightbed.models.batch_norm import bear_one_image
 from lightbed.models.resampling import bilinear
 from lightbed.models.zoo import classifier, names
 
@@ -105,7 +106,9 @@ def trunk(backbone: str, weights: str | None, strides: list[int], in_channels: i
     if lacking:
         raise UserError(f"model.backbone={backbone} has no features at {', '.join(lacking)} of the image's size")
     nodes = {last[stride][0]: f"stride{stride}" for stride in strides}
-    return create_feature_extractor(network, nodes), [last[stride][1] for stride in strides]
+    extractor = create_feature_extractor(network, nodes)
+    bear_one_image(extractor)  # an image of up to 32 pixels is one place at stride 32
+    return extractor, [last[stride][1] for stride in strides]
 
 
 def _every_output(network: nn.Module, in_channels: int) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Ways back to a former size: what encoder-decoder networks share."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,27 @@ def unpool(features: Tensor, places: Tensor, size: torch.Size) -> Tensor:
     count, channels = features.shape[:2]
     empty = features.new_zeros(count, channels, size[0] * size[1])
     return empty.scatter(2, places.flatten(2), features.flatten(2)).view(count, channels, *size)
+
+
+Kept = tuple[Tensor, torch.Size]
+
+
+def encode(stages: Iterable[nn.Module], features: Tensor) -> tuple[Tensor, list[Kept]]:
+    """Run each stage and pool after it; also returns, for `decode`, the places and the size before each pooling."""
+    kept = []
+    for stage in stages:
+        features = stage(features)
+        size = features.shape[-2:]
+        features, places = pool(features)
+        kept.append((places, size))
+    return features, kept
+
+
+def decode(stages: Iterable[nn.Module], features: Tensor, kept: list[Kept]) -> Tensor:
+    """Un-pool before each stage and run it, the way of `encode` backwards."""
+    for stage, (places, size) in zip(stages, reversed(kept), strict=True):
+        features = stage(unpool(features, places, size))
+    return features
 
 
 def bilinear(weight: Tensor) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lightbed.models.cnn import convolution
-from lightbed.models.resampling import pool, unpool
+from lightbed.models.resampling import decode, encode
 
 
 class SegNet(nn.Module):
@@ -42,15 +42,8 @@ class SegNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) of any size -> logits (N, K, H, W)."""
-        features, kept = images, []
-        for encode in self.encoder:
-            features = encode(features)
-            size = features.shape[-2:]
-            features, places = pool(features)
-            kept.append((places, size))
-        for decode in self.decoder:
-            features = decode(unpool(features, *kept.pop()))
-        return self.head(features)  # type: ignore[no-any-return]
+        features, kept = encode(self.encoder, images)
+        return self.head(decode(self.decoder, features, kept))  # type: ignore[no-any-return]
 
 
 def stage(in_channels: int, channels: int, out_channels: int, depth: int) -> nn.Sequential:

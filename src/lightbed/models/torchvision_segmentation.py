@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_builder, get_model_weights
 
 from lightbed.errors import UserError, one_of
+from lightbed.models.batch_norm import bear_one_image
 
 
 def segmentation(
@@ -39,6 +40,7 @@ def segmentation(
         network: nn.Module = get_model(
             name, weights=None, weights_backbone=weights_backbone, num_classes=num_classes, **options
         )
+        bear_one_image(network)  # the pooling branch of DeepLabv3's head has one value per channel and image
         return network
     known = len(get_model_weights(name)[weights].meta["categories"])
     network = get_model(name, weights=weights, **({"aux_loss": True} if options else {}))
@@ -50,6 +52,7 @@ def segmentation(
                 parent, _, child = module_name.rpartition(".")
                 fresh = nn.Conv2d(module.in_channels, num_classes, 1)
                 setattr(network.get_submodule(parent), child, fresh)
+    bear_one_image(network)
     return network
 
 

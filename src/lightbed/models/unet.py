@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightbed.models.batch_norm import BatchNorm
 from lightbed.models.resampling import transposed
 
 
@@ -99,6 +100,6 @@ def _double(in_channels: int, channels: int, padded: bool, batch_norm: bool, dro
     layers: list[nn.Module] = []
     for width in (in_channels, channels):
         layers.append(nn.Conv2d(width, channels, 3, padding=int(padded), bias=not batch_norm))
-        layers += [nn.BatchNorm2d(channels)] if batch_norm else []
+        layers += [BatchNorm(channels)] if batch_norm else []
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))

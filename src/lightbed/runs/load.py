@@ -72,6 +72,7 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
         raise UserError(
             f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
         )
+    task.colours = card.get("colours") or {}
     load_weights(task, content["state_dict"], path)
     return Loaded(task.eval(), config, path)
 

@@ -78,6 +78,7 @@ class Task(L.LightningModule):
         self.compiled, self.channels_last = compile, channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self.colours: dict[str, list[int]] = {}  # RGB of classes in pictures, by name, where the data says them
         self.provenance: dict[str, Any] = {}
         self.validated = False
         self.check_loss: Callable[[Tensor, Mapping[str, Tensor], Any], bool] | None = None  # see `callbacks.finite`
@@ -282,6 +283,7 @@ class Task(L.LightningModule):
             "format": 1,
             "task": type(self).__name__.lower(),
             "classes": self.classes,
+            "colours": self.colours,
             "preprocess": self.preprocess.describe() if self.preprocess else None,
             **self.provenance,
         }

@@ -24,7 +24,8 @@ class Segmenter(Task):
         model: network with logits (N, K, H, W) of the images' size, or torchvision's dict with `out` and `aux`.
         num_classes: K, at most 255: the value 255 in a mask is void, left out of losses and metrics.
         classes: their names; numbers, if not given.
-        loss: weight of each loss by name, 'cross_entropy', 'dice' or 'focal'; those of weight 0 are not computed.
+        loss: one of 'cross_entropy', 'dice' and 'focal', or the weight of each by name; those of weight 0 are not
+            computed.
         focal_gamma: exponent of the focal loss.
         class_weights: weight of each class in all losses; None for equal ones.
         aux_weight: weight of the auxiliary output's loss in training.
@@ -45,7 +46,7 @@ class Segmenter(Task):
         num_classes: int,
         *,
         classes: Sequence[str] | None = None,
-        loss: Mapping[str, float] | None = None,
+        loss: str | Mapping[str, float] = "cross_entropy",
         focal_gamma: float = 2.0,
         class_weights: Sequence[float] | None = None,
         aux_weight: float = 0.4,
@@ -60,7 +61,7 @@ class Segmenter(Task):
             raise UserError(f"{num_classes} classes: a mask holds up to 255, and 255 itself is void")
         if class_weights is not None and len(class_weights) != num_classes:
             raise UserError(f"task.class_weights has {len(class_weights)} values for {num_classes} classes")
-        self.losses = _chosen(loss if loss is not None else {"cross_entropy": 1.0})
+        self.losses = _chosen({loss: 1.0} if isinstance(loss, str) else loss)
         if focal_gamma < 0:
             raise UserError(f"task.focal_gamma={focal_gamma} must not be negative")
         self.num_classes, self.focal_gamma, self.aux_weight = num_classes, focal_gamma, aux_weight
