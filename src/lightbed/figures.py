@@ -1,4 +1,4 @@
-"""The figures in metrics.json: an undefined or infinite one is null there, for JSON has no word for it, and NaN here."""
+"""The figures in metrics.json: one that is undefined or infinite is null there, and NaN here."""
 
 import json
 import math

@@ -62,7 +62,8 @@ from pathlib import Path
 sys.path[:0] = [sys.argv[1]]
 import kills
 folder = Path(sys.argv[2])
-words = [*kills.WORDS, "model._target_=exact.Bad", f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}", *sys.argv[3:]]
+places = [f"hydra.run.dir={folder}", f"paths.outputs={folder.parent}"]
+words = [*kills.WORDS, "model._target_=exact.Bad", *places, *sys.argv[3:]]
 codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in kills.start(words, folder.parent / "log", 2)]
 print(*codes)
 """

@@ -229,5 +229,7 @@ def test_further_processes_of_a_run_write_nothing(tmp_path: Path, monkeypatch: p
             second.setattr(rank_zero_only, "rank", 1)
             with record(tmp_path / "run") as other:
                 other.write_config({"seed": 2})
+                point_latest(tmp_path / "run", tmp_path)
         assert (tmp_path / "run" / "run.json").read_bytes() == before
         assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 1
+        assert not (tmp_path / "latest").is_symlink()

@@ -13,9 +13,9 @@ from lightbed import build
 from lightbed.data.base import DataModule
 from lightbed.data.relabel import match_classes
 from lightbed.errors import UserError, one_of
+from lightbed.figures import spelt
 from lightbed.runs.device import accelerator
 from lightbed.runs.load import Loaded, load_run, own_data
-from lightbed.figures import spelt
 from lightbed.runs.log import say
 from lightbed.runs.record import Record, write_text
 from lightbed.runs.results import near, show_results

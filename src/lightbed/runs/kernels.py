@@ -24,8 +24,8 @@ def named() -> Iterator[None]:
         if not (found := _SAID.search(str(error))):
             raise
         raise RunError(
-            f"{found[1]} has no deterministic kernel on this device: trainer.deterministic=warn goes on, but such a run "
-            "promises neither the same bits again nor after a resume; else choose a model or transform without it"
+            f"{found[1]} has no deterministic kernel on this device: trainer.deterministic=warn goes on, but such a "
+            "run promises neither the same bits again nor after a resume; else choose a model or transform without it"
         ) from error
 
 
@@ -40,9 +40,7 @@ class Warned(logging.Handler):
         found = _SAID.search(record.getMessage())
         if found and found[1] not in self.told:
             self.told.add(found[1])
-            say(
-                f"{found[1]} has no deterministic kernel on this device: another run, or a resume, may differ in the last bits"
-            )
+            say(f"{found[1]} has no deterministic kernel on this device: a rerun or resume may differ in the last bits")
 
 
 @contextmanager
