@@ -24,8 +24,8 @@ class Finite(Callback):
     with the weights of that moment and the losses by name; `torch.load` reads it with `weights_only=True`.
 
     Args:
-        nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip' leaves the
-            batch out, and ends the run when ten of them follow each other.
+        nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip', in one process
+            only, leaves the batch out, and ends the run when ten of them follow each other.
     """
 
     def __init__(self, nan: str = "stop") -> None:
@@ -64,7 +64,7 @@ class Finite(Callback):
         return False
 
     def _first(self, trainer: Trainer, total: Tensor, bad: bool) -> int | None:
-        """The first process whose loss is no number: all of them leave a step out or stop, or none does."""
+        """The first process whose loss is no number, in which case all of them stop; None where there is none."""
         if trainer.world_size == 1:
             return 0 if bad else None
         told = torch.full_like(total.detach(), trainer.global_rank if bad else trainer.world_size, dtype=torch.int64)
@@ -91,7 +91,7 @@ class Finite(Callback):
         self.in_a_row += 1
         if not self.skips or self.in_a_row >= _MOST:
             again = f" for the {_MOST}th batch one after another" if self.skips else ""
-            how = "" if self.skips else ", or leave such batches out by trainer.nan=skip"
+            how = "" if self.skips or trainer.world_size > 1 else ", or leave such batches out by trainer.nan=skip"
             error = RunError(
                 f"{told_losses} in {where}{again}; the first such batch and the weights are in {path}: lower "
                 f"optimizer.lr, or clip gradients by trainer.gradient_clip_val=1{how}"

@@ -224,6 +224,8 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
+    if trainer.world_size > 1 and config["trainer"].get("nan") == "skip":  # Lightning has all processes take each step
+        raise UserError("trainer.nan=skip is for a run in one process: use stop")
     return trainer
 
 
