@@ -33,14 +33,17 @@ class Turns(Callback):
         self.since = 0.0
         self.hooks: dict[Any, dict[str, Any]] = {}
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def _find(self, trainer: Any) -> None:
+        """The hooks as they are in an exact epoch, once all callbacks have begun."""
         hooks = {StepSeed: ("on_train_batch_start",), Checkpoints: ("on_train_batch_end", "on_train_epoch_end")}
         for callback in trainer.callbacks:
             for name in hooks.get(type(callback), ()):
-                self.hooks.setdefault(callback, {})[name] = getattr(callback, name)
+                self.hooks.setdefault(callback, {})[name] = getattr(callback, name, None)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         now, epoch = time.perf_counter(), trainer.current_epoch
+        if not self.hooks:
+            self._find(trainer)
         if epoch > 2:  # the first two warm up
             (self.plain if epoch % 2 else self.exact).append(now - self.since)
         exact = epoch % 2 == 1

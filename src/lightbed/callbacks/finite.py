@@ -24,8 +24,8 @@ class Finite(Callback):
     with the weights of that moment and the losses by name; `torch.load` reads it with `weights_only=True`.
 
     Args:
-        nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip', in one process
-            only, leaves the batch out, and ends the run when ten of them follow each other.
+        nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip' leaves the
+            batch out, and ends the run when ten of them follow each other; for a run in one process.
     """
 
     def __init__(self, nan: str = "stop") -> None:
