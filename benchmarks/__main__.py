@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "unet": (segmentation.step, None),
     "camvid": (segmentation.reading, "CamVid"),
     "dnn-exactness": (exactness.dnn, "FashionMNIST"),
+    "detector-exactness": (exactness.detector, None),
     "folder-exactness": (exactness.images, "horse-or-human"),
     "provenance": (provenance.record, None),
     "detectors": (detection.step, None),

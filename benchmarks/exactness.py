@@ -18,6 +18,7 @@ from lightbed.data import order, source
 from lightbed.data.folder import ImageFolder
 
 PAIRS = 8
+DETECTOR_EPOCHS = 12
 
 
 class Turns(Callback):
@@ -32,18 +33,22 @@ class Turns(Callback):
         self.since = 0.0
         self.hooks: dict[Any, dict[str, Any]] = {}
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+    def _find(self, trainer: Any) -> None:
+        """The hooks as they are in an exact epoch, once all callbacks have begun."""
         hooks = {StepSeed: ("on_train_batch_start",), Checkpoints: ("on_train_batch_end", "on_train_epoch_end")}
         for callback in trainer.callbacks:
             for name in hooks.get(type(callback), ()):
-                self.hooks.setdefault(callback, {})[name] = getattr(callback, name)
+                self.hooks.setdefault(callback, {})[name] = getattr(callback, name, None)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         now, epoch = time.perf_counter(), trainer.current_epoch
+        if not self.hooks:
+            self._find(trainer)
         if epoch > 2:  # the first two warm up
             (self.plain if epoch % 2 else self.exact).append(now - self.since)
         exact = epoch % 2 == 1
         order.permutation = permutation if exact else _shuffled
+        source.seed_all = seed_all if exact else _unseeded
         torch.use_deterministic_algorithms(exact)
         for callback, hooks in self.hooks.items():
             for name, hook in hooks.items():
@@ -51,13 +56,17 @@ class Turns(Callback):
         self.since = time.perf_counter()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        order.permutation = permutation
+        order.permutation, source.seed_all = permutation, seed_all
         for callback, hooks in self.hooks.items():
             for name, hook in hooks.items():
                 setattr(callback, name, hook)
 
 
-permutation = order.permutation
+permutation, seed_all = order.permutation, source.seed_all
+
+
+def _unseeded(_: int) -> None:
+    pass
 
 
 def _shuffled(count: int, *_: int | str) -> torch.Tensor:
@@ -70,6 +79,20 @@ def dnn(setting: Setting) -> list[Row]:
     words = [f"trainer.max_epochs={2 * PAIRS + 4}", "+callbacks.turns._target_=benchmarks.exactness.Turns"]
     run(setting, "experiment=fashion_mnist_dnn", *words)
     return [_row("epoch of the author's recipe in memory", Turns.exact, Turns.plain, 0.05)]
+
+
+def detector(setting: Setting) -> list[Row]:
+    """An epoch of a small Faster R-CNN on drawn scenes."""
+    Turns.exact, Turns.plain = [], []
+    words = [
+        *("data=digit_scenes", "data.images={train:128,val:4,test:4}", "data.batch_size=8", "model=faster_rcnn"),
+        *("model.backbone=mobilenet_v3_small", "model.levels=[1,2]", "model.anchor_sizes=[[12],[24],[48]]"),
+        *("model.pyramid_channels=64", "model.representation_size=128", "augment=detection", "logger=csv"),
+        *("callbacks.pictures=null", "callbacks.layers=null", "callbacks.curves=null", "trainer.limit_val_batches=0"),
+        *(f"trainer.max_epochs={DETECTOR_EPOCHS}", "+callbacks.turns._target_=benchmarks.exactness.Turns"),
+    ]
+    run(setting, *words)
+    return [_row("epoch of Faster R-CNN on scenes", Turns.exact, Turns.plain, 0.05)]
 
 
 def images(setting: Setting) -> list[Row]:
@@ -102,9 +125,8 @@ def _loader(setting: Setting, chain: Any, *, exact: bool) -> DataLoader[Any]:
 
 @contextmanager
 def _unkeyed(wanted: bool) -> Iterator[None]:
-    seed_all = source.seed_all
     if wanted:
-        source.seed_all = lambda seed: None  # noqa: ARG005
+        source.seed_all = _unseeded
     try:
         yield
     finally:

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from lightbed.figures import read_figures
+
 CONF = Path(__file__).parents[1] / "conf"
 
 # every system that the project is to have, in the order in which it is told
@@ -74,12 +76,11 @@ def main(outputs: Path) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """A run's record with its final metrics and configuration."""
     record = json.loads((folder / "run.json").read_text())
-    metrics = folder / "metrics.json"
     config = folder / "config.yaml"
     return {
         **record,
         "folder": folder,
-        "metrics": json.loads(metrics.read_text()) if metrics.is_file() else {},
+        "metrics": read_figures(folder / "metrics.json"),
         "config": yaml.safe_load(config.read_text()) if config.is_file() else {},
     }
 

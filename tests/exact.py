@@ -35,6 +35,17 @@ class Net(nn.Module):
         return self.head(self.trunk(images))
 
 
+class Bad(Net):
+    """Its output is NaN in the fifth training batch of the second of several processes."""
+
+    steps = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps += self.training
+        bad = self.training and self.steps == 5 and os.environ.get("LOCAL_RANK") == "1"
+        return super().forward(images) * (float("nan") if bad else 1.0)
+
+
 class KilledError(RuntimeError):
     """In place of SIGKILL, where the process must go on to see what is left."""
 
@@ -45,7 +56,8 @@ class Kill(Callback):
     Args:
         hook: 'batch', 'validation', 'epoch' (before the checkpoint of its end), 'saved' (after it) or 'test'.
         count: of its calls, from 1.
-        by: 'error' raises, 'term' and 'int' send that signal, 'kill' sends SIGKILL.
+        by: 'error' raises, 'term' and 'int' send that signal, 'kill' sends SIGKILL; 'group_term' and 'group_int' send
+            theirs to the whole group, which reading processes are in.
     """
 
     def __init__(self, hook: str, count: int, by: str = "error") -> None:
@@ -60,7 +72,8 @@ class Kill(Callback):
             mark.touch()
             if self.by == "error":
                 raise KilledError
-            os.kill(os.getpid(), {"term": signal.SIGTERM, "int": signal.SIGINT, "kill": signal.SIGKILL}[self.by])
+            number = {"term": signal.SIGTERM, "int": signal.SIGINT, "kill": signal.SIGKILL}[self.by.split("_")[-1]]
+            os.kill(0 if self.by.startswith("group") else os.getpid(), number)  # 0: the whole group
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         self.strike(trainer, "batch")

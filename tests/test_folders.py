@@ -44,6 +44,18 @@ def test_one_process_gets_one_folder_a_parent(tmp_path):
     assert folders.new_folder(str(tmp_path / "a")) != first
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_further_process_of_a_run_takes_no_folder_of_its_own(name, tmp_path, monkeypatch):
+    """As torchrun and srun start it, without a word of where the first process writes."""
+    folders.register([])
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(UserError, match=r"start all processes with the same hydra\.run\.dir=FOLDER"):
+        folders.new_folder(str(tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setenv(name, "0")
+    assert Path(folders.new_folder(str(tmp_path / "a"))).is_dir()
+
+
 def test_a_config_that_is_only_shown_makes_no_folder(tmp_path):
     folders.register([], dry=True)
     assert folders.new_folder(str(tmp_path / "a")).startswith(str(tmp_path / "a"))

@@ -15,6 +15,9 @@ class RunError(RuntimeError):
     The command line prints it without its kind and ends with exit code 1; the traceback stands in the run's log.txt.
     """
 
+    agreed = False
+    """Whether all processes of a run have it at the same step."""
+
 
 def nearest(word: str, names: list[str], count: int = 3) -> str:
     """The closest of `names` to `word` as a clause for an error message, or the whole list where it is short."""

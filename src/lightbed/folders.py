@@ -1,6 +1,7 @@
 """Names of run folders: the resolvers that Hydra's configs use, and the folders that they made in this process."""
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -45,9 +46,14 @@ def new_folder(parent: str) -> str:
     is appended then.
 
     Raises:
-        UserError: it cannot be created there.
+        UserError: it cannot be created there, or this is a further process of a run, which would not find the first's.
     """
     if parent not in _made:
+        if _further() and not _dry[0]:
+            raise UserError(
+                "this is a further process of a run, and would take a folder of its own: start all processes with the "
+                "same hydra.run.dir=FOLDER"
+            )
         base = Path(parent).expanduser()
         if _dry[0]:
             return str(base / time.strftime("%Y-%m-%d_%H-%M-%S"))
@@ -57,6 +63,11 @@ def new_folder(parent: str) -> str:
         except OSError as error:
             raise UserError(f"cannot create a run folder in {base}: {error.strerror}; set paths.outputs") from error
     return _made[parent]
+
+
+def _further() -> bool:
+    """Whether torchrun or srun started this process as another than the first of its run."""
+    return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _run_folder(resume: str | None, parent: str) -> str:

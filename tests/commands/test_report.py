@@ -5,9 +5,9 @@ import json
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -245,12 +245,13 @@ def test_many_runs_are_quick_and_need_no_torch(tmp_path: Path, count: int) -> No
         f"code = main(['report', 'runs={tmp_path / 'runs'}', 'hydra.run.dir={tmp_path / 'out'}'])\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\nsys.exit(code)"
     )
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    seconds = time.monotonic() - start
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # time of the processor, whatever else goes on
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0, done.stderr
     assert f"{count} runs in" in done.stdout
-    assert seconds < 30, f"{seconds:.1f} s, where 3 to 5 are usual on two quiet cores"
+    assert seconds < 30, f"{seconds:.1f} s, where 3 to 5 are usual"
 
 
 def test_predictions_of_one_sample_stand_side_by_side_in_the_order_of_the_settings(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 import fakes
-from lightbed.data.cache import Decoder
+from lightbed.data.cache import Decoder, _alone
 from lightbed.data.files import find_images
 from lightbed.data.images import read_image
 from lightbed.errors import UserError
@@ -142,7 +143,7 @@ def test_a_folder_that_cannot_be_written(root, tmp_path):
 
 
 def build(root, cache, ready, results):
-    ready.wait(60)
+    ready.wait(300)
     results.put(int(np.array(decoder(root, cache).decode().images).sum()))
 
 
@@ -151,25 +152,49 @@ def test_processes_that_build_at_once_agree(root, tmp_path):
     ready, results = context.Barrier(2), context.Queue()
     other = context.Process(target=build, args=(root, tmp_path / "cache", ready, results))
     other.start()
-    ready.wait(60)
+    ready.wait(300)
     ours = int(np.array(decoder(root, tmp_path / "cache").decode().images).sum())
-    assert results.get(timeout=60) == ours
+    assert results.get(timeout=300) == ours
     other.join()
     assert other.exitcode == 0
     assert len(caches(tmp_path / "cache")) == 1
 
 
+def test_a_lock_that_was_deleted_is_none(root, tmp_path):
+    """Who waits for it must not build beside the next one, which has a new file of that name."""
+    fcntl = pytest.importorskip("fcntl")
+    folder, order = decoder(root, tmp_path).folder, []
+    lock = folder.with_name(f".{folder.name}.lock")
+
+    def build():
+        with _alone(folder):
+            order.append("entered")
+
+    with lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=build)
+        waiting.start()
+        lock.unlink()
+        with lock.open("w") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            time.sleep(0.1)  # the more time there is to do it wrong
+            order.append("released")
+    waiting.join()
+    assert order == ["released", "entered"]
+
+
 def build_slowly(root, cache):
     slow = decoder(root, cache)
     read = slow._read
-    slow._read = lambda entry: (time.sleep(60 if "plum" in entry.path else 0), read(entry))[1]
+    slow._read = lambda entry: (time.sleep(600 if "plum" in entry.path else 0), read(entry))[1]
     slow.decode()
 
 
 def test_a_killed_build_leaves_nothing_that_looks_whole(root, tmp_path):
     builder = multiprocessing.get_context("spawn").Process(target=build_slowly, args=(root, tmp_path / "cache"))
     builder.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("cache/.*.part")):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from exact import kill
 from lightbed.cli import main
 from lightbed.data.base import DataModule
 from lightbed.runs import memory
@@ -125,6 +126,17 @@ def test_skipping_without_end_ends(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert "in batch 3 of epoch 2, step 14 for the 10th batch one after another" in message
 
 
+def test_the_count_of_skipped_batches_survives_a_resume(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Four before the kill and six after it are ten."""
+    Net.bad |= set(range(4, 100))
+    run = train(tmp_path / "run", "trainer.nan=skip", "callbacks.checkpoint.every_n_steps=1", kill("batch", 8), code=1)
+    first = (run / "not_finite.pt").read_bytes()
+    capfd.readouterr()
+    assert main(["train", f"resume={run}", "trust=true"]) == 1
+    assert "in batch 3 of epoch 2, step 14 for the 10th batch one after another" in capfd.readouterr().err
+    assert (run / "not_finite.pt").read_bytes() == first, "the first of the run stays"
+
+
 def test_accumulated_gradients_survive_a_skipped_batch(tmp_path: Path) -> None:
     Net.bad |= {1, 3}
     run = train(tmp_path / "run", "trainer.nan=skip", "trainer.accumulate_grad_batches=2")
@@ -135,6 +147,33 @@ def test_accumulated_gradients_survive_a_skipped_batch(tmp_path: Path) -> None:
 def test_what_to_do_is_stop_or_skip(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", "trainer.nan=ignore", code=2)
     assert "trainer.nan=ignore is not known" in capfd.readouterr().err
+
+
+# -- operations without a deterministic kernel -------------------------------------------------------------------------
+
+
+def put(self: Net, images: Tensor) -> Tensor:
+    """An operation that torch knows no deterministic form of on any device, and that changes nothing here."""
+    images = images.contiguous()
+    return self.layers(images.put_(torch.tensor([0], device=images.device), images.flatten()[:1].clone()))
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Net, "forward", put)
+    message = failed(tmp_path / "run", capfd, "callbacks.layers=null")
+    assert "put_ has no deterministic kernel on this device: trainer.deterministic=warn goes on, but" in message
+
+
+@pytest.mark.filterwarnings("default:put_ does not have a deterministic implementation")
+def test_a_run_that_goes_on_with_such_an_operation_says_once_what_it_promises(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Net, "forward", put)
+    train(tmp_path / "run", "trainer.deterministic=warn", "callbacks.layers=null", "trainer.max_epochs=1")
+    said = [line for line in capfd.readouterr().out.splitlines() if "put_" in line]
+    assert said == ["put_ has no deterministic kernel on this device: a rerun or resume may differ in the last bits"]
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -1,13 +1,19 @@
 """The end of a run: metrics.json, the table, the paths."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from lightbed.cli import main
+from lightbed.figures import read_figures
+from lightbed.runs.differences import compare_results
 from lightbed.runs.history import read_history
 from lightbed.runs.results import near, write_metrics
+from lightbed.sweeps.collect import find_runs
+from lightbed.sweeps.compare import compare
+from lightbed.sweeps.show import as_markdown
 
 TINY = ["model.channels=[4]", "trainer.accelerator=cpu", "callbacks.layers=null"]
 
@@ -24,6 +30,26 @@ def test_metrics_json_has_the_values_of_the_tested_epoch(tmp_path: Path) -> None
     # a validation in place of a test has the last word
     assert write_metrics(tmp_path, {"val/loss": 0.4}, None)["val/loss"] == 0.4
     assert json.loads((tmp_path / "metrics.json").read_text())["val/loss"] == 0.4
+
+
+def test_an_undefined_figure_is_null_and_all_that_read_it_cope(tmp_path: Path) -> None:
+    """JSON has no NaN; a file of an earlier version that says it is the same to a comparison."""
+    figures = {"test/loss": 0.5, "test/map_small": math.nan, "test/worst": math.inf}
+    (tmp_path / "new").mkdir()
+    write_metrics(tmp_path / "new", figures, None)
+    text = (tmp_path / "new" / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "test/loss": 0.5, "test/map_small": None, "test/worst": None,
+    }  # fmt: skip
+    found = read_figures(tmp_path / "new" / "metrics.json")
+    assert found.pop("test/loss") == 0.5
+    assert all(math.isnan(value) for value in found.values())
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps({**figures, "test/worst": math.nan}))
+    assert compare_results(tmp_path / "old", tmp_path / "new").same
+    (tmp_path / "new" / "run.json").write_text('{"status": "done"}')
+    assert "0.5" in as_markdown(compare(find_runs([str(tmp_path / "new")])), None)
+    assert read_figures(tmp_path / "none.json") == {}
 
 
 def test_metrics_json_of_a_run_without_epochs_has_its_test_alone(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class Checkpoints(Checkpoint):
         if self.loaded is not None:
             self._take_position(trainer, pl_module, self.loaded)
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+        if not self.every_n_steps and not self.every_minutes and trainer.world_size == 1:
+            self._wait_for_request()
         self.request.listen()  # after Lightning, whose own handler ends the run without a checkpoint
 
     def on_train_batch_end(
@@ -85,12 +87,16 @@ class Checkpoints(Checkpoint):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        if not self.every_n_steps and not self.every_minutes and not self.request.number and trainer.world_size == 1:
-            return
         loop: Any = trainer.fit_loop.epoch_loop
         follows = loop._num_ready_batches_reached() or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         if not follows and not loop._should_accumulate():  # else Lightning would pass over what follows the batch
             self._look(trainer)
+
+    def _wait_for_request(self) -> None:
+        """Let Lightning pass over the ends of batches until there is a request; a call of each costs time."""
+        hook = "on_train_batch_end"
+        self.__dict__[hook] = None  # see `runs.overhead.skip_empty_hooks`
+        self.request.noted = lambda: self.__dict__.pop(hook, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop: Any = trainer.fit_loop.epoch_loop

@@ -25,13 +25,13 @@ class Finite(Callback):
 
     Args:
         nan: 'stop' ends the run at that step, before metrics, weights and checkpoints know of it; 'skip' leaves the
-            batch out, and ends the run when ten of them follow each other.
+            batch out, and ends the run when ten of them follow each other; for a run in one process.
     """
 
     def __init__(self, nan: str = "stop") -> None:
         self.skips = one_of(nan, ("stop", "skip"), "trainer.nan") == "skip"
         self.in_a_row = 0
-        self.saved: Path | None = None
+        self.saved = False  # the first such batch, of this run
         self.buffers: list[tuple[Tensor, Tensor]] = []  # in place and as they were before the step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,38 +53,63 @@ class Finite(Callback):
             RunError: the loss is not finite, and the run ends for it.
         """
         value = total.item()
-        bad = not math.isfinite(value)
-        if self.skips and trainer.world_size > 1:  # all processes leave a step out, or none does
-            told = torch.tensor(float(bad), device=total.device)
-            bad = bool(trainer.strategy.reduce(told, reduce_op="max"))
-        if not bad:
+        first = self._first(trainer, total, not math.isfinite(value))
+        if first is None:
             self.in_a_row = 0
             return True
+        losses = {"loss": value, **{name: part.item() for name, part in parts.items()}}
+        if trainer.world_size > 1:  # all processes tell of the same
+            losses = trainer.strategy.broadcast(losses, first)
+        self._note(trainer, task, batch, losses, mine=first == trainer.global_rank)
+        return False
+
+    def _first(self, trainer: Trainer, total: Tensor, bad: bool) -> int | None:
+        """The first process whose loss is no number, in which case all of them stop; None where there is none."""
+        if trainer.world_size == 1:
+            return 0 if bad else None
+        told = torch.full_like(total.detach(), trainer.global_rank if bad else trainer.world_size, dtype=torch.int64)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN)
+        found = int(told)
+        return found if found < trainer.world_size else None
+
+    def _note(
+        self, trainer: Trainer, task: LightningModule, batch: Any, losses: dict[str, float], *, mine: bool
+    ) -> None:
+        """Count, save and tell of a step whose loss is no number.
+
+        Raises:
+            RunError: the run ends for it.
+        """
         loop: Any = trainer.fit_loop.epoch_loop
         where = f"batch {loop.batch_idx + 1} of epoch {trainer.current_epoch + 1}, step {trainer.global_step + 1:,}"
-        losses = {"loss": value, **{name: part.item() for name, part in parts.items()}}
         wrong = {name: number for name, number in losses.items() if not math.isfinite(number)} or losses
         told_losses = ", ".join(f"{name} is {number:g}" for name, number in wrong.items())
-        first = self.saved is None
-        if first and trainer.is_global_zero:
-            self.saved = self._save(trainer, task, batch, losses)
+        path, first = Path(trainer.default_root_dir) / "not_finite.pt", not self.saved
+        if first and mine:
+            self._save(path, trainer, task, batch, losses)
+        self.saved = True
         self.in_a_row += 1
         if not self.skips or self.in_a_row >= _MOST:
             again = f" for the {_MOST}th batch one after another" if self.skips else ""
-            how = "" if self.skips else ", or leave such batches out by trainer.nan=skip"
-            raise RunError(
-                f"{told_losses} in {where}{again}; the first such batch and the weights are in {self.saved}: lower "
+            how = "" if self.skips or trainer.world_size > 1 else ", or leave such batches out by trainer.nan=skip"
+            error = RunError(
+                f"{told_losses} in {where}{again}; the first such batch and the weights are in {path}: lower "
                 f"optimizer.lr, or clip gradients by trainer.gradient_clip_val=1{how}"
             )
+            error.agreed = trainer.world_size > 1
+            raise error
         for buffer, before in self.buffers:
             buffer.copy_(before)
-        if trainer.is_global_zero:
-            say(f"left out, for its {told_losses}: {where}" + (f"; see {self.saved}" if first else ""))
-        return False
+        say(f"left out, for its {told_losses}: {where}" + (f"; see {path}" if first else ""))
 
-    def _save(self, trainer: Trainer, task: LightningModule, batch: Any, losses: dict[str, float]) -> Path:
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_a_row": self.in_a_row, "saved": self.saved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.in_a_row, self.saved = state_dict["in_a_row"], state_dict["saved"]
+
+    def _save(self, path: Path, trainer: Trainer, task: LightningModule, batch: Any, losses: dict[str, float]) -> None:
         images, target = batch
-        path = Path(trainer.default_root_dir) / "not_finite.pt"
         content = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -95,4 +120,3 @@ class Finite(Callback):
         }
         with writing(path):
             torch.save(content, path)
-        return path

@@ -1,6 +1,5 @@
 """`lightbed test`: the figures of a trained model, on its own data or on another data set."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightbed import build
 from lightbed.data.base import DataModule
 from lightbed.data.relabel import match_classes
 from lightbed.errors import UserError, one_of
+from lightbed.figures import spelt
 from lightbed.runs.device import accelerator
 from lightbed.runs.load import Loaded, load_run, own_data
 from lightbed.runs.log import say
@@ -49,7 +49,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
         record.write(data={"split": split, "images": images, "classes": data.classes, **faults})
         say(f"{loaded.checkpoint} on {images:,} images of {type(data).__name__} ({split})")
         metrics = evaluate(config, loaded, data, split, record.folder)
-        write_text(record.folder / "metrics.json", json.dumps(metrics, indent=2, sort_keys=True) + "\n")
+        write_text(record.folder / "metrics.json", spelt(metrics))
         show_results(record.folder, metrics, loaded.task, Path(config["paths"]["outputs"]))
         say(f"  {near(record.folder / 'metrics.json')}")
     return metrics

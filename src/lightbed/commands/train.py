@@ -24,14 +24,15 @@ from lightbed.callbacks.progress import Progress
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import UserError, nearest, one_of
+from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
-from lightbed.runs import memory
+from lightbed.runs import kernels, memory
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
-from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks
+from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks, skip_filling
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
@@ -73,8 +74,7 @@ def go_on(cfg: DictConfig) -> float | None:
         before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
         if read_record(folder).get("status") == "done" and not longer(config, before):
             say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
-            final: dict[str, float] = json.loads((folder / "metrics.json").read_text())
-            return final.get(config["task"]["monitor"])
+            return read_figures(folder / "metrics.json").get(config["task"]["monitor"])
         record = Resumed(folder, config, before["global_step"])
         with record:
             if record.differences:
@@ -117,6 +117,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     os.environ.setdefault("OMP_NUM_THREADS", str(config["threads"]))  # or Lightning chooses, for several processes
     settle_devices()
     keep_memory()
+    skip_filling()
     torch.set_float32_matmul_precision("high")
     data = build.make_data(config)
     config = build.with_facts(config, data)
@@ -146,13 +147,13 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     epochs = trainer.max_epochs
     if epochs:
         skip_empty_hooks(trainer, task)
-        with memory.told(trainer, data):
+        with memory.told(trainer, data), kernels.named(), kernels.warned():
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    with memory.told(trainer, data):
+    with memory.told(trainer, data), kernels.named(), kernels.warned():
         metrics = evaluate(config, trainer, task, data)
     final = write_metrics(folder, metrics, tested_epoch(trainer), write=record.writes)
     if record.writes:
@@ -224,6 +225,8 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
+    if trainer.world_size > 1 and config["trainer"].get("nan") == "skip":  # Lightning has all processes take each step
+        raise UserError("trainer.nan=skip is for a run in one process: use stop")
     return trainer
 
 

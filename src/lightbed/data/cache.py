@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 from torch import Tensor
@@ -179,14 +179,25 @@ class Decoder:
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time builds `folder`; the others wait. Where files cannot be locked, all build: the same."""
     lock = folder.with_name(f".{folder.name}.lock")
-    with lock.open("w") as file:
-        try:
-            import fcntl  # not on Windows
+    while True:
+        with lock.open("w") as file:
+            try:
+                import fcntl  # not on Windows
 
-            fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system, too, when a process is killed
-        except (ImportError, OSError):
-            pass
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+                fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system, too, when a process is killed
+            except (ImportError, OSError):
+                pass
+            if not _is_at(file, lock):  # who had it has deleted it, and others may hold a new one
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -113,6 +113,8 @@ def unpack(archive: Path, folder: Path) -> None:
         part.chmod(0o755)  # temporary folders are closed to others
         part.rename(folder)
     except (OSError, zipfile.BadZipFile) as error:
+        if folder.is_dir():  # another process was faster
+            return
         raise UserError(f"cannot unpack {archive} into {folder}: {error}") from error
     finally:
         if part is not None:

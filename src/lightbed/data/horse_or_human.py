@@ -38,7 +38,7 @@ class HorseOrHuman(ImageFolder):
             if not (self.root / folder).is_dir():
                 archive = fetch(File(name, checksum, [f"{self.url}/{name}"]), self.root)
                 unpack(archive, self.root / folder)
-                archive.unlink()
+                archive.unlink(missing_ok=True)
 
     def load(self) -> Loading:
         loading = super().load()

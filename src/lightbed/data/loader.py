@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightbed.data.source import Batch
 from lightbed.errors import RunError
-from lightbed.runs.log import say
+from lightbed.runs.log import tell
 
 _MOST = 3  # deaths in an epoch that are made good
 _DYING = 0.5  # seconds between the end of a process's connections and that of itself
@@ -67,7 +67,7 @@ class Loader(DataLoader[Batch]):
                 f"{text}; where memory ran out, lower data.num_workers={self.num_workers} or data.batch_size; "
                 "lightbed train resume=RUN goes on, and data.broken=skip starts new ones by itself"
             ) from error
-        say(f"{text}; new ones go on")
+        tell(f"{text}; new ones go on")
 
     def _restart(self, keys: list[Any]) -> Iterator[Batch]:
         if self._iterator is not None:

@@ -13,7 +13,7 @@ from lightbed.chance import derive, seed_all
 from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
-from lightbed.runs.log import say
+from lightbed.runs.log import tell
 from lightbed.transforms.boxes import transform_objects
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
@@ -193,7 +193,7 @@ class KeyedReader(Dataset[Batch]):
 
     def _tell(self, index: int, error: UserError) -> None:
         if index not in self.left_out:  # once a reading process
-            say(f"left out from now on: {error}")
+            tell(f"left out from now on: {error}")
             self.left_out.add(index)
 
     def _vary(self, epoch: int, index: int, image: Tensor, target: Target) -> Sample:

@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except BaseException as error:
             beside.unlink(missing_ok=True)
             # torch reports a full disk as a position that it did not expect; the cause is behind it
@@ -40,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightbed.data.files import read_listing
+from lightbed.figures import read_figures
 from lightbed.runs.history import read_history
 
 _LISTED = 5  # names in a line
@@ -49,7 +50,7 @@ def compare_results(then: Path, now: Path) -> Outcome:
             return Outcome(False, f"metrics.csv differs first in the row of epoch {int(one['epoch'])}: {told}")
     if len(old) != len(new):
         return Outcome(False, f"metrics.csv has {len(old)} rows then, {len(new)} now; the rows of both are the same")
-    one, other = (_json(folder / "metrics.json") for folder in (then, now))
+    one, other = (read_figures(folder / "metrics.json") for folder in (then, now))
     names = sorted(one.keys() | other.keys())
     if told := _first(one, other, names):
         return Outcome(False, f"metrics.json differs: {told}")

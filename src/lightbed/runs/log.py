@@ -57,13 +57,18 @@ def open_log(folder: Path) -> logging.Handler:
     logging.getLogger().addHandler(handler)
     _log.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    leave_out_no_news()
+    return handler
+
+
+def leave_out_no_news() -> None:
+    """Let libraries be silent of what is meant to be so, in all processes of a run."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         # Lightning prints to the terminal by a handler of its own and says much that is no news
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).propagate = True
     for message in _NO_NEWS:
         warnings.filterwarnings("ignore", message=message)
-    return handler
 
 
 def close_log(handler: logging.Handler) -> None:
@@ -77,7 +82,12 @@ def close_log(handler: logging.Handler) -> None:
 
 @rank_zero_only
 def say(text: str) -> None:
-    """A line to the terminal and to log.txt, from the first process of a run.
+    """A line to the terminal and to log.txt, from the first process of a run; see `tell`."""
+    tell(text)
+
+
+def tell(text: str) -> None:
+    """A line of what one process alone may know; those of a run's further processes go to the terminal only.
 
     Raises:
         RunError: the output goes into a file, and its disk is full.

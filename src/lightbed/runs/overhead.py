@@ -56,6 +56,15 @@ def settle_devices() -> None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
+def skip_filling() -> None:
+    """Let torch leave new memory as it is in deterministic mode.
+
+    Otherwise it writes NaN into every tensor before a kernel fills it, which is for finding programs that read what
+    nobody wrote; kernels are chosen as before.
+    """
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
 def keep_memory() -> None:
     """Let the C library keep freed memory for the next step instead of returning it to the kernel.
 

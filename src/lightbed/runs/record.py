@@ -22,7 +22,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed.data.files import write_listing
 from lightbed.errors import RunError, UserError
-from lightbed.runs.log import close_log, open_log
+from lightbed.runs.checkpoint import sync_folder
+from lightbed.runs.log import close_log, leave_out_no_news, open_log
 from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
 from lightbed.runs.signals import Stop
 
@@ -91,6 +92,8 @@ class Record:
             **more,
         }
         self.write()
+        for parent in (folder, folder.parent):  # the names themselves
+            sync_folder(parent)
 
     @classmethod
     def of_job(cls, config: dict[str, Any], kind: str, **more: Any) -> "Record":
@@ -127,6 +130,8 @@ class Record:
     def __enter__(self) -> "Record":
         if self.writes:
             self.log = open_log(self.folder)
+        else:
+            leave_out_no_news()
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -141,7 +146,7 @@ class Record:
         finally:
             if self.log is not None:
                 close_log(self.log)
-        if isinstance(error, Stop) and not self.writes:
+        if not self.writes and (isinstance(error, Stop) or (isinstance(error, RunError) and error.agreed)):
             raise SystemExit(0) from error  # Lightning kills the first process where another one ends otherwise
         if isinstance(error, SIGTERMException):
             raise SystemExit(143) from error  # the shell's number for it; Lightning's exception would end with 0
@@ -177,7 +182,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file in one piece; the former one stays where that fails.
+    """Write a small file in one piece, flushed to the disk; the former one stays where that fails.
 
     Raises:
         RunError: it cannot be written.
@@ -185,7 +190,10 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
-            beside.write_text(text, encoding="utf-8")
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
             beside.replace(path)
         except OSError:
             with suppress(OSError):
@@ -193,6 +201,7 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
+@rank_zero_only
 def point_latest(folder: Path, outputs: Path) -> None:
     """Let `outputs/latest` link to `folder`; a file system without links goes without."""
     link = outputs / "latest"

@@ -1,6 +1,5 @@
 """The end of a run: metrics.json, the table of test metrics, where the pictures are."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from lightbed.figures import spelt
 from lightbed.runs.history import read_history
 from lightbed.runs.log import say, show
 from lightbed.runs.record import write_text
@@ -33,7 +33,7 @@ def write_metrics(
     values = {name: value for name, value in row.items() if name == "epoch" or name.startswith(("train/", "val/"))}
     content = values | dict(metrics)
     if write:
-        write_text(folder / "metrics.json", json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_text(folder / "metrics.json", spelt(content))
     return content
 
 

@@ -191,6 +191,8 @@ def alone(folder: Path) -> Iterator[None]:
             import fcntl  # not on Windows
 
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # reading processes do not inherit this kind
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                raise BlockingIOError  # it was deleted just now by who had it, and another process may have a new one
         except BlockingIOError as error:
             process = read_record(folder).get("process", {})
             where = f"process {process.get('pid')} on {process.get('host')}"

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,6 +48,7 @@ class Request:
         self.number: int | None = None
         self.since = 0.0
         self.former: dict[int, Any] = {}
+        self.noted: Callable[[], Any] = lambda: None  # called at the first one
 
     def listen(self) -> None:
         """Take the place of the present handlers."""
@@ -63,6 +64,7 @@ class Request:
     def _note(self, number: int, _: Any) -> None:
         if self.number is None:
             self.number, self.since = number, time.monotonic()
+            self.noted()
         elif time.monotonic() - self.since > _SAME:
             self.close()
             os.kill(os.getpid(), number)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from lightbed.errors import UserError
+from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
 
 # the C parser is ten times faster, which 500 configs need
@@ -117,7 +118,7 @@ def read_run(folder: Path) -> Run | None:
         status=status,
         seconds=record.get("seconds"),
         monitor=str((config.get("task") or {}).get("monitor") or "val/loss"),
-        metrics=_json(folder / "metrics.json"),
+        metrics=read_figures(folder / "metrics.json"),
         history=_history(folder / "metrics.csv"),
         error="" if status in ("done", "running") else _last_line(record, folder),
     )
