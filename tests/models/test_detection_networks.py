@@ -211,6 +211,10 @@ def test_images_keep_their_size_unless_they_are_given_another() -> None:
     assert scaled.image_sizes == [(128, 160), (144, 128)]
     torch.testing.assert_close(moved[0]["boxes"], 2 * targets[0]["boxes"])
     assert moved[0]["masks"].shape == (2, 128, 160)
+    for side in (1, 2, 7):  # of a thin image a pixel is left
+        thin, moved = Sizes(64, 96)([torch.zeros(3, side, 9000)], [{"boxes": torch.tensor([[0.0, 0.0, 9000.0, side]])}])
+        assert thin.image_sizes[0][0] == 1
+        torch.testing.assert_close(moved[0]["boxes"], torch.tensor([[0.0, 0.0, float(thin.image_sizes[0][1]), 1.0]]))
     stretched, _ = Sizes(size_divisible=1, size=(50, 70))(images)
     assert stretched.tensors.shape == (2, 3, 50, 70)
 

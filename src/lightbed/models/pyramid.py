@@ -136,7 +136,7 @@ class Sizes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ship
 
     Args:
         min_size: a number or several; None: images keep their size.
-        max_size: of the longer side; only with `min_size`.
+        max_size: of the longer side, as long as the shorter one keeps a pixel; only with `min_size`.
         size_divisible: what the padded sides are a multiple of.
         size: (height, width) that all images are stretched to; None: `min_size` decides.
     """
@@ -158,8 +158,15 @@ class Sizes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ship
         return image
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> Any:
-        stays = not self.min_size if self.size is None else tuple(image.shape[-2:]) == self.size
-        return (image, target) if stays else super().resize(image, target)
+        short, long = sorted(image.shape[-2:])
+        if not self.min_size if self.size is None else tuple(image.shape[-2:]) == self.size:
+            return image, target
+        limit = self.max_size
+        self.max_size = max(limit, long // short + 1)  # else nothing is left of the shorter side of a very thin image
+        try:
+            return super().resize(image, target)
+        finally:
+            self.max_size = limit
 
 
 def anchor_generator(sizes: Sequence[Sequence[float]], ratios: Sequence[Any], levels: int) -> AnchorGenerator:

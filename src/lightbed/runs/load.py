@@ -22,6 +22,7 @@ class Loaded(NamedTuple):
     task: Task
     config: Config
     checkpoint: Path
+    category_ids: list[Any] | None = None  # COCO's id of each class, where the data has them
 
 
 def find_checkpoint(run: str | Path) -> Path:
@@ -73,7 +74,7 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
             f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
         )
     load_weights(task, content["state_dict"], path)
-    return Loaded(task.eval(), config, path)
+    return Loaded(task.eval(), config, path, card.get("category_ids"))
 
 
 def read_config(text: Any, path: Path) -> Config:
