@@ -128,9 +128,10 @@ def _object(
         return None
     shape = None
     try:
-        shape = checked(one.get("segmentation"))
-        if isinstance(shape, dict) and size is not None and tuple(shape["size"]) != size:
-            raise ValueError(f"a run-length code of {shape['size']}, but the image is {list(size)}")
+        outline = one.get("segmentation")
+        if isinstance(outline, dict) and size is not None and tuple(outline["size"]) != size:
+            raise ValueError(f"a run-length code of {outline['size']}, but the image is {list(size)}")
+        shape = checked(outline)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         shape = None
         faults.append(Fault(BAD_MASK, where, f"segmentation: {str(error).splitlines()[0][:120]}"))
