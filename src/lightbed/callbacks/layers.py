@@ -104,12 +104,8 @@ def _shape(value: Any, *, listed: bool = False) -> str:
         return _shape(value)
     inside = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
     shapes = [_shape(part, listed=isinstance(value, list)) for part in inside]
-    known = [shape for shape in shapes if shape != "-"]
-    return (
-        known[0].removesuffix(", ...") + (", ..." if len(known) > 1 or known[0].endswith(", ...") else "")
-        if known
-        else "-"
-    )
+    first, *more = [shape for shape in shapes if shape != "-"] or ["-"]
+    return first + ", ..." if more and not first.endswith(", ...") else first
 
 
 def _middle(text: str) -> str:

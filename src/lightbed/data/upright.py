@@ -45,9 +45,9 @@ def turned_points(points: np.ndarray, how: int, size: tuple[int, int]) -> np.nda
 
 def turned_mask(mask: np.ndarray, how: int) -> np.ndarray:
     """A mask (H, W), turned by orientation 5 to 8: (W, H)."""
-    mask = mask.T
-    mask = mask[:, ::-1] if how in (6, 7) else mask
-    return mask[::-1] if how in (7, 8) else mask
+    rows, columns = (slice(None, None, -1 if how in ways else 1) for ways in ((7, 8), (6, 7)))
+    turned: np.ndarray = mask.T[rows, columns]
+    return turned
 
 
 def _turned_shape(shape: Shape, how: int, size: tuple[int, int]) -> Shape:
