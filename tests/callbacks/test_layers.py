@@ -10,7 +10,8 @@ from torch import nn
 from lightbed.callbacks.layers import Layers, layer_table, size_line
 from lightbed.errors import UserError
 from lightbed.models.cnn import CNN
-from lightbed.tasks import Classifier
+from lightbed.models.rcnn import FasterRCNN
+from lightbed.tasks import Classifier, Detector
 
 
 def printed(network: nn.Module, shape: tuple[int, ...], depth: int = 2) -> list[str]:
@@ -57,6 +58,20 @@ def test_the_line_below_counts_what_is_trainable() -> None:
     # 1000 + 200 + 1010 parameters, 200 + 1 buffers; a counter of batches has 8 bytes
     assert size_line(network) == "2,210 parameters, 1,210 of them trainable, 0.0 MB"
     assert size_line(nn.Linear(1000, 1000)) == "1,001,000 parameters, 1,001,000 of them trainable, 4.0 MB"
+
+
+def test_a_detectors_shapes_are_those_of_images_features_and_boxes() -> None:
+    network = FasterRCNN(3, backbone="mobilenet_v3_small", levels=[1, 2], anchor_sizes=[[12], [24], [48]])
+    task = Detector(network, 3)
+    task.example_input_array = torch.zeros(1, 3, 64, 80)
+    output = io.StringIO()
+    Console(file=output, width=100).print(layer_table(task, 1))
+    rows = {line.split()[0]: line.split(maxsplit=3)[3].strip() for line in output.getvalue().splitlines()[2:]}
+    assert " ".join(rows["model"].split()) == "3x64x80 boxes"
+    assert " ".join(rows["transform"].split()) == "3x64x80 3x64x96"
+    assert " ".join(rows["backbone"].split()) == "3x64x96 256x16x24, ..."
+    assert " ".join(rows["rpn"].split()) == "3x64x96, ... 4"
+    assert not any(hooks for hooks in (part._forward_hooks for part in network.modules()))
 
 
 def test_a_negative_depth_is_refused() -> None:

@@ -74,6 +74,7 @@ def test_results_are_what_pycocotools_reads(images: list[int], tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [file]
     if not lines:
         return
+    assert {line["category_id"] for line in results(seen(64, 64), 7, [3, 90])} == {3, 90}
     with redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {"images": [{"id": number} for number in images], "categories": [{"id": 1}, {"id": 2}]}

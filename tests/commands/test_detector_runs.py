@@ -2,9 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -12,7 +16,10 @@ import fakes
 from lightbed.cli import main
 from lightbed.data.digit_scenes import DigitScenes
 from lightbed.draw.boxes import confident
+from lightbed.errors import UserError
+from lightbed.models.rcnn import FasterRCNN
 from lightbed.runs.load import load_run
+from lightbed.tasks import Classifier, Segmenter
 
 CONF = Path(__file__).parents[2] / "conf"
 QUICK = ["trainer=debug", "trainer.accelerator=cpu", "data.batch_size=2", "data.eval_batch_size=4", "threads=1"]
@@ -144,6 +151,55 @@ def test_data_without_boxes_are_told(tmp_path: Path, capfd: pytest.CaptureFixtur
     words = ["model=faster_rcnn", *SMALL["faster_rcnn"], "data=digits", f"hydra.run.dir={tmp_path / 'run'}"]
     assert main(["train", *QUICK, *words]) == 2
     assert "a detector needs boxes, labels, but the data has label" in capfd.readouterr().err
+
+
+def test_a_loss_that_is_nan_stops_at_its_step_and_leaves_the_batch(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["model=faster_rcnn", *SMALL["faster_rcnn"], *SCENES, "optimizer=sgd", "optimizer.lr=1e30"]
+    assert main(["train", *QUICK, *words, "callbacks=test", f"hydra.run.dir={tmp_path / 'run'}"]) == 1
+    assert "in batch 2 of epoch 1, step 2" in capfd.readouterr().err
+    content = torch.load(tmp_path / "run" / "not_finite.pt", weights_only=True)
+    assert [image.shape for image in content["images"]] == [(3, 64, 64)] * 2
+    assert {"boxes", "labels"} <= content["target"][0].keys()
+
+
+def test_half_the_batch_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = FasterRCNN.forward
+
+    def short(self: FasterRCNN, images: list[torch.Tensor], targets: Any = None) -> Any:
+        if torch.is_grad_enabled() and len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, images, targets)
+
+    monkeypatch.setattr(FasterRCNN, "forward", short)
+    words = ["model=faster_rcnn", *SMALL["faster_rcnn"], *SCENES, "callbacks.pictures=null"]
+    folder = train(tmp_path / "run", *words, "trainer.batch_size_on_oom=halve")
+    (only,) = json.loads((folder / "run.json").read_text())["out_of_memory"]
+    assert (only["after"]["batch_size"], only["after"]["accumulate_grad_batches"]) == (1, 2)
+
+
+def test_boxes_are_told_to_those_that_need_something_else() -> None:
+    batch = ([torch.zeros(3, 8, 8)] * 2, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "path": "a.png"}] * 2)
+    with pytest.raises(UserError, match="a classifier needs the label of an image, the data has its boxes, labels: "):
+        Classifier(torch.nn.Flatten(), 3).step(batch, "train")
+    with pytest.raises(UserError, match="a segmenter needs masks, but the data has boxes, labels: "):
+        Segmenter(torch.nn.Flatten(), 3).step(batch, "train")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_scores_of_one(tmp_path: Path) -> None:
+    words = [*QUICK, "model=mask_rcnn", *SMALL["mask_rcnn"], "data.images={train:6,val:3,test:5}", "test=last"]
+    words += ["trainer=default", "trainer.max_epochs=1", "trainer.devices=2", "trainer.strategy=ddp"]
+    words += ["model.box_score_thresh=0.01", f"hydra.run.dir={tmp_path / 'run'}", f"paths.outputs={tmp_path}"]
+    subprocess.run([sys.executable, "-m", "lightbed", "train", *words], check=True, timeout=300, capture_output=True)
+    assert main(["test", f"run={tmp_path / 'run'}", "device=cpu", f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
+    final = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    scores = {name: value for name, value in final.items() if name.startswith("test/") and "loss" not in name}
+    # losses are means over the proposals of a batch, and batches hold other images
+    assert {name: value for name, value in alone.items() if "loss" not in name} == scores
+    assert alone["test/detections"] > 1
 
 
 @pytest.mark.slow

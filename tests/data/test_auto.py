@@ -1,5 +1,6 @@
 """Which format a folder has, and which image a label file means."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_auto_recognises_text_that_windows_wrote(tmp_path: Path, encoding: str) 
         text = file.read_text().replace("images/", "images\\") if file.suffix == ".yaml" else file.read_text()
         file.write_bytes(text.replace("\n", "\r\n").encode(encoding))
     assert samples(opened(Auto, root)).keys() == samples(opened(Auto, fake_objects.yolo(tmp_path / "plain"))).keys()
+
+
+def test_auto_recognises_a_coco_file_without_annotations(tmp_path: Path) -> None:
+    root = fake_objects.coco(tmp_path / "data")
+    file = root / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "annotations": []}))
+    data = opened(Auto, root)
+    assert len(data.splits["val"]) == 2
+    assert all(len(data.splits["val"][i][1]["boxes"]) == 0 for i in range(2))
+    (root / "captions.json").write_text(json.dumps({**content, "annotations": [{"caption": "a cup"}]}))
+    assert len(opened(Auto, root).splits["val"]) == 2, "other JSON files with the same keys are none"
 
 
 def test_auto_says_when_none_or_several_fit(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_one_outline_in_every_coding_is_one_mask() -> None:
         {"size": [4, 4], "counts": [3, 3]},
         {"size": [4, 4], "counts": "zz"},
         {"size": [4], "counts": [16]},
+        {"size": [0, 4], "counts": [0]},
         {"counts": [16]},
         [[1, 2, 3, 4]],
         [[0, 0, 1, 1, float("nan"), 2]],

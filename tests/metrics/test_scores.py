@@ -172,6 +172,16 @@ def test_mean_loss_of_many_batches_does_not_drift() -> None:
     assert metric.compute()["loss"].item() == pytest.approx(value.item(), rel=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric LossMean:UserWarning")  # it says what is tested
+def test_an_epoch_of_which_nothing_is_left_has_no_mean_loss() -> None:
+    metric = LossMean()
+    metric.update({"loss": torch.tensor(1.0), "loss_box": torch.tensor(2.0)}, 3)
+    metric.reset()
+    found = metric.compute()
+    assert list(found) == ["loss", "loss_box"]
+    assert all(value.isnan() for value in found.values())
+
+
 def test_a_diverged_loss_stays_visible() -> None:
     metric = LossMean()
     for value in (1.0, float("nan"), 1.0):

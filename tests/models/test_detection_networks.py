@@ -148,8 +148,9 @@ def test_contract_of_vgg() -> None:
 def check_contract(name: str, channels: int) -> None:
     torch.manual_seed(0)
     model = build(name, channels).train()
-    for empty in (False, True):  # a batch without any object trains, too
-        images, targets = batch(channels, empty=empty)
+    # a batch without any object trains, too, and one of one image
+    whole = [batch(channels, empty=empty) for empty in (False, True)]
+    for images, targets in (*whole, tuple(part[:1] for part in whole[0])):
         model.zero_grad()
         losses = model(images, targets)
         total = torch.stack(list(losses.values())).sum()
@@ -211,6 +212,10 @@ def test_images_keep_their_size_unless_they_are_given_another() -> None:
     assert scaled.image_sizes == [(128, 160), (144, 128)]
     torch.testing.assert_close(moved[0]["boxes"], 2 * targets[0]["boxes"])
     assert moved[0]["masks"].shape == (2, 128, 160)
+    for side in (1, 2, 7):  # of a thin image a pixel is left
+        thin, moved = Sizes(64, 96)([torch.zeros(3, side, 9000)], [{"boxes": torch.tensor([[0.0, 0.0, 9000.0, side]])}])
+        assert thin.image_sizes[0][0] == 1
+        torch.testing.assert_close(moved[0]["boxes"], torch.tensor([[0.0, 0.0, float(thin.image_sizes[0][1]), 1.0]]))
     stretched, _ = Sizes(size_divisible=1, size=(50, 70))(images)
     assert stretched.tensors.shape == (2, 3, 50, 70)
 
@@ -227,11 +232,23 @@ def test_predictions_go_back_to_the_images_own_size() -> None:
 def test_norm_layers_are_of_the_chosen_kind(norm: str, kind: type) -> None:
     model = build("retinanet", norm=norm, norm_pyramid=True, norm_head=True)
     norms = [part for name, part in model.backbone.named_modules() if isinstance(part, nn.BatchNorm2d | nn.GroupNorm)]
-    assert {type(part) for part in norms} == {kind}
+    assert norms
+    assert all(isinstance(part, kind) for part in norms)
     assert any(isinstance(part, nn.GroupNorm) for part in model.head.modules())
     assert norm_layer("batch", 0.5, 0.25)(8).momentum == 0.25
     assert norm_layer("frozen", 0.5)(8).eps == 0.5
     assert norm_layer("group")(40).num_groups == 8
+
+
+def test_a_value_alone_is_normalised_by_what_was_seen_before() -> None:
+    torch.manual_seed(0)
+    norm, theirs = norm_layer("batch")(4).train(), nn.BatchNorm2d(4).train()
+    images = torch.randn(2, 4, 3, 3)
+    assert torch.equal(norm(images), theirs(images))
+    statistics = norm.running_mean.clone()
+    alone = torch.randn(1, 4, 1, 1)
+    assert torch.equal(norm(alone), theirs.eval()(alone))
+    assert torch.equal(norm.running_mean, statistics)
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_faults_are_told() -> None:
             (torch.zeros(2, 3, 8, 8), {"label": torch.zeros(2), "index": torch.arange(2)}), "train"
         )
     network = MaskRCNN(3, **REGIONS)
-    bare = [{name: target[name] for name in ("boxes", "labels")} for target in targets]
+    bare = [{**{name: target[name] for name in ("boxes", "labels")}, "path": "a.png"} for target in targets]
     with pytest.raises(
         UserError, match=r"predicts masks and needs masks, but the data has boxes, labels: .*faster_rcnn"
     ):

@@ -44,13 +44,19 @@ def image_ids(files: Sequence[Path]) -> dict[Path, int]:
     return {file: number for number, file in enumerate(files, 1)}
 
 
-def results(prediction: Prediction, image_id: int) -> list[dict[str, Any]]:
-    """An image's detections as COCO's results have them: `bbox` xywh, categories counted from 1, masks as RLE."""
+def results(prediction: Prediction, image_id: int, category_ids: Sequence[Any] | None = None) -> list[dict[str, Any]]:
+    """An image's detections as COCO's results have them: `bbox` xywh, masks as RLE.
+
+    Args:
+        prediction: at the image's own size.
+        image_id: its number.
+        category_ids: of each class; None: they count from 1.
+    """
     boxes = prediction["boxes"]
     lines: list[dict[str, Any]] = [
         {
             "image_id": image_id,
-            "category_id": label + 1,
+            "category_id": category_ids[label] if category_ids else label + 1,
             "bbox": [_short(value) for value in (*box[:2], *(box[2:] - box[:2]))],
             "score": _short(score),
         }

@@ -101,7 +101,7 @@ def write_predictions(
             line = describe(seen, loaded.task.classes, config["threshold"])
             if detector:
                 line["image_id"] = numbers[seen.path]
-                add(detections.results(seen.prediction, numbers[seen.path]))
+                add(detections.results(seen.prediction, numbers[seen.path], loaded.category_ids))
             if "mask" in seen.prediction:
                 line["mask"] = f"masks/{names[seen.path]}"
                 save_mask(seen.prediction["mask"], loaded.task.classes, folder / line["mask"], loaded.task.colours)

@@ -132,6 +132,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         "seed": config["seed"],
         "threads": config["threads"],
         "versions": record.content["versions"],
+        **({"category_ids": data.category_ids} if data.category_ids else {}),
     }
     size = data.facts()["image_size"]
     task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)

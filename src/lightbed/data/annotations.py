@@ -44,7 +44,9 @@ UNREADABLE = "label files that cannot be read, their images left out"
 UNLISTED = "lists of splits that lack images, which are left out"
 RESIZED = "images of another size than their labels say, boxes scaled"
 OTHER_SIZE = "images of another size than their labels say, left out"
+TURNED = "images labelled before they were turned upright, boxes turned with them"
 TWICE = "images in two splits, kept in the one further from training"
+AGAIN = "images labelled twice, kept once, with the labels that come first"
 SAME_SPLIT = "splits that are the training split again, cut from it instead"
 
 
@@ -56,7 +58,7 @@ class Annotated:
     split: str
     file: str = ""  # where its objects are told
     unit: str = "line"  # what `numbers` count in it
-    numbers: list[int] = field(default_factory=list)  # line or id of each object
+    numbers: list[int | str] = field(default_factory=list)  # line or id of each object
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))  # float64 (n, 4): xyxy in pixels
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (n,)
     crowd: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # (n,): a group that is no single object
@@ -87,6 +89,7 @@ class Annotations:
     classes: list[str]
     files: list[Path]  # the label files
     faults: list[Fault] = field(default_factory=list)
+    ids: list[Any] | None = None  # what the label files call each class, where that is no name
 
 
 SPLITS = {
@@ -111,7 +114,7 @@ def split_of(path: str) -> str | None:
 class Object(NamedTuple):
     """One object as a parser has read it."""
 
-    number: int  # line or id
+    number: int | str  # line or id
     box: Sequence[float]
     label: int
     crowd: bool = False
@@ -208,7 +211,7 @@ def _with_masks(one: Annotated, faults: list[Fault]) -> Annotated:
 
 
 def without_twins(images: Sequence[Annotated]) -> tuple[list[Annotated], list[Fault]]:
-    """The images, each in one split alone: in test rather than val, in val rather than train."""
+    """The images, each once and in one split alone: in test rather than val, in val rather than train."""
     rank = {"train": 0, "val": 1, "test": 2}
     best: dict[str, str] = {}
     for one in images:
@@ -219,7 +222,11 @@ def without_twins(images: Sequence[Annotated]) -> tuple[list[Annotated], list[Fa
         for one in images
         if one.split != best[one.image.path]
     ]
-    return [one for one in images if one.split == best[one.image.path]], faults
+    first: dict[str, Annotated] = {}
+    for one in images:
+        if one.split == best[one.image.path] and first.setdefault(one.image.path, one) is not one:
+            faults.append(Fault(AGAIN, one.file, f"{one.image.path}, also in {first[one.image.path].file}"))
+    return list(first.values()), faults
 
 
 def summary(faults: Iterable[Fault]) -> dict[str, int]:

@@ -28,6 +28,7 @@ class Loading:
     classes: list[str]
     skipped: list[str] | None = None  # one line a file that could not be read and was left out
     label_faults: dict[str, int] | None = None  # how many faults of each kind the label files have
+    category_ids: list[Any] | None = None  # COCO's id of each class
 
 
 class DataModule(L.LightningDataModule):
@@ -113,6 +114,7 @@ class DataModule(L.LightningDataModule):
         self.classes: list[str] = []
         self.skipped: list[str] = []
         self.label_faults: dict[str, int] = {}
+        self.category_ids: list[Any] | None = None
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class DataModule(L.LightningDataModule):
             return
         loading = self.load()
         self.splits, self.classes, self.skipped = dict(loading.splits), list(loading.classes), loading.skipped or []
-        self.label_faults = dict(loading.label_faults or {})
+        self.label_faults, self.category_ids = dict(loading.label_faults or {}), loading.category_ids
         self._cut("test", self.test_fraction)
         self._cut("val", self.val_fraction)
         self._limit()

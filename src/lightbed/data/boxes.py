@@ -18,6 +18,7 @@ from lightbed.data.images import read_image
 from lightbed.data.shapes import draw_masks
 from lightbed.data.sized import SizedDecoder, bytes_of
 from lightbed.data.source import Batch, Sample, Source, Subset, listed
+from lightbed.data.upright import as_shown
 from lightbed.errors import UserError, one_of
 from lightbed.runs.log import say
 from lightbed.transforms.boxes import areas_of, tidy
@@ -104,7 +105,7 @@ class BoxData(ImageFolder):
         for name in dict.fromkeys(splits):
             chosen = [place for place, split in enumerate(splits) if split == name]
             parts[name] = Subset(source, torch.tensor(chosen, dtype=torch.int64))
-        return Loading(parts, found.classes, skipped, summary(faults))
+        return Loading(parts, found.classes, skipped, summary(faults), found.ids)
 
     def _chosen(self, found: Annotations) -> Annotations:
         """With the classes that are asked for, and the validation images in their split."""
@@ -127,7 +128,8 @@ class BoxData(ImageFolder):
         left_out = sum(len(one.labels) for one in found.images) - sum(len(one.labels) for one in images)
         if left_out:
             say(f"{left_out:,} objects of other classes than data.classes={self.wanted} are left out")
-        return Annotations(images, list(self.wanted), found.files, found.faults)
+        ids = None if found.ids is None else [found.ids[found.classes.index(name)] for name in self.wanted]
+        return Annotations(images, list(self.wanted), found.files, found.faults, ids)
 
     def _open_images(
         self, images: list[Annotated], *, masks: bool
@@ -142,8 +144,10 @@ class BoxData(ImageFolder):
         rows: list[int] = []
         faults: list[Fault] = []
         for row, index in enumerate(whole):
-            settled, wrong = settle(images[index], decoder.sizes[images[index].image.path], masks=masks)
-            faults += wrong
+            one, size = images[index], decoder.sizes[images[index].image.path]
+            one, turned = as_shown(self.root, one, size)
+            settled, wrong = settle(one, size, masks=masks)
+            faults += turned + wrong
             if settled is not None:
                 kept.append(settled)
                 rows.append(row)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,11 @@ def parse_coco(files: Mapping[str, Path], images: Images) -> Annotations:
         UserError: a file is no JSON of this form.
     """
     read = {split: read_coco(file) for split, file in files.items()}
-    classes: list[str] = []
+    ids: dict[str, Any] = {}  # of several of one name the first
     for content in read.values():
-        names = [str(category["name"]) for category in sorted(content["categories"], key=_order)]
-        classes += [name for name in dict.fromkeys(names) if name not in classes]
-    found = Annotations([], classes, list(files.values()))
+        for category in sorted(content["categories"], key=_order):
+            ids.setdefault(str(category["name"]), category["id"])
+    found = Annotations([], list(ids), list(files.values()), ids=list(ids.values()))
     for split, content in read.items():
         _parse(found, content, files[split], split, images)
     return found
@@ -86,11 +87,12 @@ def _parse(found: Annotations, content: Json, file: Path, split: str, images: Im
     objects: dict[Any, list[Object]] = {one["id"]: [] for one in content["images"]}
     sizes = {one["id"]: _size(one) for one in content["images"]}
     for place, one in enumerate(content["annotations"]):
-        where = f"{file} annotation {one.get('id', f'number {place}')}"
+        number = one["id"] if isinstance(one.get("id"), int | str) else f"number {place}"
+        where = f"{file} annotation {number}"
         if not isinstance(one.get("image_id"), _ID) or one["image_id"] not in objects:
             found.faults.append(Fault(ORPHAN, where, f"image_id {one.get('image_id')}"))
             continue
-        read = _object(one, numbers, sizes[one["image_id"]], where, found.faults)
+        read = _object(one, number, numbers, sizes[one["image_id"]], where, found.faults)
         if read is not None:
             objects[one["image_id"]].append(read)
     folder = file.parent.relative_to(images.root).as_posix() if file.is_relative_to(images.root) else ""
@@ -109,7 +111,12 @@ def _size(image: Json) -> tuple[int, int] | None:
 
 
 def _object(
-    one: Json, numbers: Mapping[Any, int], size: tuple[int, int] | None, where: str, faults: list[Fault]
+    one: Json,
+    number: int | str,
+    numbers: Mapping[Any, int],
+    size: tuple[int, int] | None,
+    where: str,
+    faults: list[Fault],
 ) -> Object | None:
     """An annotation as an object, or None where it is none; what is wrong is added to `faults`."""
     box, category = one.get("bbox"), one.get("category_id")
@@ -121,9 +128,10 @@ def _object(
         return None
     shape = None
     try:
-        shape = checked(one.get("segmentation"))
-        if isinstance(shape, dict) and size is not None and tuple(shape["size"]) != size:
-            raise ValueError(f"a run-length code of {shape['size']}, but the image is {list(size)}")
+        outline = one.get("segmentation")
+        if isinstance(outline, dict) and size is not None and tuple(outline["size"]) != size:
+            raise ValueError(f"a run-length code of {outline['size']}, but the image is {list(size)}")
+        shape = checked(outline)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         shape = None
         faults.append(Fault(BAD_MASK, where, f"segmentation: {str(error).splitlines()[0][:120]}"))
@@ -131,7 +139,7 @@ def _object(
     area = one.get("area")
     known = _is_number(area) and area > 0  # type: ignore[operator]  # it is a number
     return Object(
-        one["id"] if isinstance(one.get("id"), int) else -1,
+        number,
         (x, y, x + width, y + height),
         numbers[category],
         one.get("iscrowd") in (1, "1"),  # True is 1, too
@@ -156,7 +164,9 @@ def _looks_like_coco(file: Path) -> bool:
         content = file.read_bytes()
     except OSError:
         return False
-    return all(f'"{key}"'.encode() in content for key in ("images", "annotations", "categories", "bbox"))
+    if not all(f'"{key}"'.encode() in content for key in ("images", "annotations", "categories")):
+        return False
+    return b'"bbox"' in content or re.search(rb'"annotations"\s*:\s*\[\s*\]', content) is not None
 
 
 def by_split(root: Path, files: list[Path]) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from lightbed.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _MODES = {1: "L", 3: "RGB"}
 _WIDE = 65535
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -66,8 +66,12 @@ def check_image(path: str | Path) -> tuple[int, int]:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) as shown, without decoding the pixels."""
     width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-    return (width, height) if turned else (height, width)
+    return (width, height) if orientation(image) in TURNED else (height, width)
+
+
+def orientation(image: Image.Image) -> int:
+    """How its EXIF data say that an image is to be turned, 1..8; 1 is not at all."""
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def in_threads(function: Callable[[T], R], items: list[T]) -> list[R]:

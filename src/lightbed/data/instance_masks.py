@@ -9,7 +9,7 @@ from PIL import Image
 from lightbed.data.annotations import NO_LABELS, UNREADABLE, Annotated, Annotations, Fault, Object, annotated
 from lightbed.data.bar import bar
 from lightbed.data.boxes import BoxData
-from lightbed.data.images import guarded, in_threads, upright_size
+from lightbed.data.images import TURNED, guarded, in_threads, orientation, upright_size
 from lightbed.data.pairs import Pairs, find_pairs
 from lightbed.data.shapes import encode_masks
 from lightbed.errors import UserError
@@ -46,10 +46,10 @@ def _read(root: Path, pairs: Pairs, place: int, void: int | None) -> Annotated |
     image, path = pairs.images[place], root / pairs.masks[place].path
     try:
         numbers = guarded(path, read_numbers)
-        size = guarded(root / image.path, upright_size)
+        size, how = guarded(root / image.path, lambda opened: (upright_size(opened), orientation(opened)))
     except UserError as error:
         return str(error)
-    if numbers.shape != size:
+    if numbers.shape != size and not (how in TURNED and numbers.shape == size[::-1]):
         return f"it is {numbers.shape[1]}x{numbers.shape[0]} pixels, its image {size[1]}x{size[0]}"
     objects = [
         Object(number, box, 0, area=float(mask.sum()), shape=encode_masks(mask[None])[0])
@@ -57,7 +57,7 @@ def _read(root: Path, pairs: Pairs, place: int, void: int | None) -> Annotated |
         if number not in (0, void)
         for mask, box in [_found(np.equal(numbers, number))]
     ]
-    return annotated(image, pairs.splits[place], path, objects, "object", size=size)
+    return annotated(image, pairs.splits[place], path, objects, "object", size=(numbers.shape[0], numbers.shape[1]))
 
 
 def read_numbers(image: Image.Image) -> np.ndarray:

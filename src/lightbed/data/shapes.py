@@ -49,6 +49,8 @@ def checked(shape: Any) -> Shape | None:
     if not shape:
         return None
     if isinstance(shape, dict):
+        if min(shape["size"]) < 1:
+            raise ValueError("a run-length code of no pixels")
         coco.decode(encoded(shape, (1, 1)))  # says what is wrong with a code
         return shape
     for polygon in shape:

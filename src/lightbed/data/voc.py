@@ -25,7 +25,7 @@ from lightbed.data.boxes import BoxData
 from lightbed.data.files import Entry, find_files
 from lightbed.data.images import in_threads
 from lightbed.data.lookup import Images
-from lightbed.errors import UserError
+from lightbed.errors import UserError, one_of
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -75,13 +75,16 @@ def read_xml(content: bytes) -> Node:
     return top.children[0]
 
 
-def parse_voc(files: Mapping[Entry, str], images: Images, *, one_based: bool = False) -> Annotations:
+def parse_voc(
+    files: Mapping[Entry, str], images: Images, *, one_based: bool = False, difficult: str = "ignore"
+) -> Annotations:
     """The objects of XML files; classes are all names that occur, in alphabetical order.
 
     Args:
         files: the XML files below the images' folder, and the split of each.
         images: the images that they may be about.
         one_based: pixels count from 1, and xmax and ymax are the last ones inside, as PASCAL's own files have it.
+        difficult: 'ignore' makes crowds of the objects that are marked so, 'learn' takes them like all others.
     """
     root = images.root
     contents = in_threads(lambda entry: _read(root / entry.path), list(files))
@@ -96,9 +99,11 @@ def parse_voc(files: Mapping[Entry, str], images: Images, *, one_based: bool = F
         if not isinstance(image, Entry):
             found.faults.append(Fault(NO_IMAGE, str(file), image))
             continue
-        objects = [
-            _object(node, names, file, found.faults, one_based) for node in content.children if node.tag == "object"
-        ]
+        nodes = [node for node in content.children if node.tag == "object"]
+        objects = [_object(node, names, file, found.faults, one_based) for node in nodes]
+        if difficult == "ignore":
+            marked = [node.value("difficult") == "1" for node in nodes]
+            objects = [one and one._replace(crowd=hard) for one, hard in zip(objects, marked, strict=True)]
         size = content.child("size")
         said = (_whole(size.value("height")), _whole(size.value("width"))) if size else None
         found.images.append(annotated(image, split, file, [one for one in objects if one], size=said))
@@ -138,7 +143,9 @@ def _object(node: Node, names: dict[str, int], file: Path, faults: list[Fault], 
     except ValueError:
         sides = []
     if not sides or not name:
-        faults.append(Fault(MALFORMED, where, "an object without " + ("xmin, ymin, xmax, ymax" if name else "a name")))
+        written = [child.text.strip()[:20] for child in box.children if child.tag in _SIDES] if box else []
+        what = f"a box of {', '.join(written)}" if any(written) else "an object without xmin, ymin, xmax, ymax"
+        faults.append(Fault(MALFORMED, where, what if name else "an object without a name"))
         return None
     if one_based:
         sides = [sides[0] - 1, sides[1] - 1, sides[2], sides[3]]
@@ -233,14 +240,25 @@ class Voc(BoxData):
         root: the folder.
         lists: folder below it of train.txt, val.txt and test.txt, names of images line by line; None: it is looked for.
         one_based: pixels count from 1 and xmax, ymax are inside, as in PASCAL's own files; false: as most tools write.
+        difficult: 'ignore': objects marked so are not learnt, and detections on them do not count, as in PASCAL's own
+            evaluation; 'learn': they are like all others.
         common: the arguments of `BoxData`.
 
     Raises:
         UserError: there are no XML files, or several sets of lists.
     """
 
-    def __init__(self, root: str | Path, *, lists: str | None = None, one_based: bool = False, **common: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        lists: str | None = None,
+        one_based: bool = False,
+        difficult: str = "ignore",
+        **common: Any,
+    ) -> None:
         super().__init__(root, **common)
+        self.difficult = one_of(difficult, ("ignore", "learn"), "data.difficult")
         self.lists = self.root / lists if lists else None
         self.one_based = one_based
 
@@ -248,6 +266,6 @@ class Voc(BoxData):
         files, faults = in_splits(self.root, find_voc(self.root), self.lists)
         if not files:
             raise UserError(f"data.root={self.root} holds no XML files")
-        found = parse_voc(files, Images(self.root), one_based=self.one_based)
+        found = parse_voc(files, Images(self.root), one_based=self.one_based, difficult=self.difficult)
         found.faults[:0] = faults
         return found

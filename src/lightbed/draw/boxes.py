@@ -124,7 +124,7 @@ def marks(objects: Any, classes: Sequence[str], numbers: Sequence[int] | None = 
             tag += f" {scores[i]:.2f}"
         number = label if masks is None else i if numbers is None else numbers[i]
         tone = _CROWD if crowd[i] else colour(number)
-        tag += " (crowd)" if crowd[i] else ""
+        tag += " (not counted)" if crowd[i] else ""
         made.append(Mark(tuple(boxes[i].tolist()), tone, tag, None if masks is None else masks[i].astype(bool)))
     return made
 

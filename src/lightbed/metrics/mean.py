@@ -44,6 +44,8 @@ class LossMean(Metric):
         self.count.add_(images)
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean by name, float32."""
+        """Mean by name, float32; NaN in an epoch all of whose batches were left out."""
+        if not len(self.total):
+            return dict.fromkeys(self.names, torch.tensor(torch.nan))
         mean = (self.total.cpu().double() + self.rest.cpu().double()) / self.count.cpu()
         return dict(zip(self.names, mean.float(), strict=True))

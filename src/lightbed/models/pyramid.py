@@ -6,6 +6,7 @@ from math import gcd
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -21,6 +22,18 @@ MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 _STEM = ("conv1", "bn1")  # of a ResNet, trained together
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that takes the running statistics where a channel has one value alone, which has no deviation.
+
+    So it is on the coarsest level of a batch of one image, such as the last one of an epoch.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == input.shape[1]:
+            return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(input)
+
+
 def norm_layer(norm: str, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
     """What makes a norm layer for a number of channels.
 
@@ -31,7 +44,7 @@ def norm_layer(norm: str, eps: float = 1e-5, momentum: float = 0.1) -> Callable[
         momentum: of batch norm's statistics.
     """
     if one_of(norm, NORMS, "model.norm") == "batch":
-        return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
+        return partial(BatchNorm, eps=eps, momentum=momentum)
     if norm == "frozen":
         return partial(FrozenBatchNorm2d, eps=eps)
     return lambda channels: nn.GroupNorm(_groups(channels), channels, eps=eps)
@@ -136,7 +149,7 @@ class Sizes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ship
 
     Args:
         min_size: a number or several; None: images keep their size.
-        max_size: of the longer side; only with `min_size`.
+        max_size: of the longer side, as long as the shorter one keeps a pixel; only with `min_size`.
         size_divisible: what the padded sides are a multiple of.
         size: (height, width) that all images are stretched to; None: `min_size` decides.
     """
@@ -158,8 +171,15 @@ class Sizes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ship
         return image
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> Any:
-        stays = not self.min_size if self.size is None else tuple(image.shape[-2:]) == self.size
-        return (image, target) if stays else super().resize(image, target)
+        short, long = sorted(image.shape[-2:])
+        if not self.min_size if self.size is None else tuple(image.shape[-2:]) == self.size:
+            return image, target
+        limit = self.max_size
+        self.max_size = max(limit, long // short + 1)  # else nothing is left of the shorter side of a very thin image
+        try:
+            return super().resize(image, target)
+        finally:
+            self.max_size = limit
 
 
 def anchor_generator(sizes: Sequence[Sequence[float]], ratios: Sequence[Any], levels: int) -> AnchorGenerator:

@@ -22,6 +22,7 @@ class Loaded(NamedTuple):
     task: Task
     config: Config
     checkpoint: Path
+    category_ids: list[Any] | None = None  # COCO's id of each class, where the data has them
 
 
 def find_checkpoint(run: str | Path) -> Path:
@@ -74,7 +75,7 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
         )
     task.colours = card.get("colours") or {}
     load_weights(task, content["state_dict"], path)
-    return Loaded(task.eval(), config, path)
+    return Loaded(task.eval(), config, path, card.get("category_ids"))
 
 
 def read_config(text: Any, path: Path) -> Config:

@@ -115,8 +115,9 @@ class Classifier(Task):
 
     def _labels(self, target: Any, images: Tensor) -> Tensor:
         """Labels int64 (N,) or, multi-label, float (N, K) of a target dict or of a plain tensor."""
-        if isinstance(target, Mapping) and "label" not in target:
-            found = ", ".join(key for key in target if key != "index")
+        first = target[0] if isinstance(target, list) else target  # of images that differ in size
+        if isinstance(first, Mapping) and (first is not target or "label" not in first):
+            found = ", ".join(key for key in first if key not in ("index", "path"))
             raise UserError(f"a classifier needs the label of an image, the data has its {found}: choose another task")
         labels: Tensor = target["label"] if isinstance(target, Mapping) else target
         shape = (len(images), self.num_classes) if self.kind == "multilabel" else (len(images),)

@@ -81,7 +81,7 @@ class Detector(Task):
     def _checked(self, batch: Any) -> tuple[list[Tensor], list[Target]]:
         images, targets = batch
         first = targets[0] if isinstance(targets, list) else targets
-        held = [name for name in first if name != "index"] if isinstance(first, Mapping) else ["label"]
+        held = [name for name in first if name not in ("index", "path")] if isinstance(first, Mapping) else ["label"]
         missing = [name for name in (*_NEEDED, *(["masks"] if self.masks else [])) if name not in held]
         if missing or not isinstance(images, list):
             what = "a detector needs" if missing != ["masks"] else "the network predicts masks and needs"

@@ -84,9 +84,10 @@ class Segmenter(Task):
 
     def _masks(self, target: Any) -> Tensor:
         """Masks int64 (N, H, W) of a target dict or of a plain tensor; uint8 until here, an eighth of the memory."""
-        if isinstance(target, Mapping):
-            if "mask" not in target:
-                held = ", ".join(name for name in target if name != "index")
+        first = target[0] if isinstance(target, list) else target  # of images that differ in size
+        if isinstance(first, Mapping):
+            if first is not target or "mask" not in target:
+                held = ", ".join(name for name in first if name not in ("index", "path"))
                 raise UserError(f"a segmenter needs masks, but the data has {held}: try data=digit_scenes")
             target = target["mask"]
         return target.long()  # type: ignore[no-any-return]
