@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class BatchNorm(nn.BatchNorm2d):
     """torch's batch norm, but a single value per channel is normalised in training as in evaluation.
 
-    One image whose features are one place, as after global pooling, has no variance: torch refuses it in training. Here
-    it is normalised with the running statistics, which it leaves as they are.
+    One image whose features are one place, as after global pooling or on a pyramid's coarsest level, has no variance:
+    torch refuses it in training. Here it is normalised with the running statistics, which it leaves as they are.
     """
 
     def forward(self, features: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from math import gcd
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -14,24 +13,13 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from lightbed.errors import UserError, nearest, one_of
+from lightbed.models.batch_norm import BatchNorm
 from lightbed.models.zoo import classifier
 
 NORMS = ("batch", "group", "frozen")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 MOBILENETS = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 _STEM = ("conv1", "bn1")  # of a ResNet, trained together
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that takes the running statistics where a channel has one value alone, which has no deviation.
-
-    So it is on the coarsest level of a batch of one image, such as the last one of an epoch.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == input.shape[1]:
-            return batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(input)
 
 
 def norm_layer(norm: str, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
@@ -174,7 +162,7 @@ class Sizes(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision ship
         short, long = sorted(image.shape[-2:])
         if not self.min_size if self.size is None else tuple(image.shape[-2:]) == self.size:
             return image, target
-        limit = self.max_size
+        limit: int = self.max_size  # type: ignore[has-type]
         self.max_size = max(limit, long // short + 1)  # else nothing is left of the shorter side of a very thin image
         try:
             return super().resize(image, target)

@@ -62,7 +62,7 @@ def skip_filling() -> None:
     Otherwise it writes NaN into every tensor before a kernel fills it, which is for finding programs that read what
     nobody wrote; kernels are chosen as before.
     """
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def keep_memory() -> None:
