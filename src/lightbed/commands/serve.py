@@ -1,5 +1,7 @@
 """`lightbed serve`: the TestBed page over runs, or over torchvision's trained detectors."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,9 @@ def serve(cfg: DictConfig) -> None:
     Raises:
         UserError: the runs, the weights or the options are wrong, or Gradio is missing.
     """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell their precision on a line of their own
+    warnings.filterwarnings("ignore", message=".*srun.*command is available.*")
     config = build.resolve(cfg)
     check_options(config)
     loaded, model = load_all(config), config.get("model")

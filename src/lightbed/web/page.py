@@ -32,7 +32,7 @@ class Picture(gr.Image):
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         if url_or_file_path is not None and "://" in str(url_or_file_path):
-            raise gr.Error("an address is not an image: please send the file itself")
+            raise gr.Error("an address is not an image: please send the file itself", print_exception=False)
         return None if url_or_file_path is None else str(url_or_file_path)
 
 
@@ -55,6 +55,7 @@ def page(
     examples: Sequence[Example],
     uploads: Uploads,
     config: Mapping[str, Any],
+    address: str,
     folder: Path | None,
 ) -> gr.Blocks:
     """The page and its API.
@@ -64,15 +65,16 @@ def page(
         examples: images to click on.
         uploads: where files arrive.
         config: of the command: `threshold`, `queue`.
+        address: of the page, for its documentation.
         folder: where what is sent is kept, if anywhere.
     """
     first = json.dumps({"kinds": _offered(served), "threshold": config["threshold"], "panels": []})
     with gr.Blocks(title="Lightbed TestBed", analytics_enabled=False, fill_width=True) as blocks:
-        gr.HTML(f"<h1>TestBed</h1><p>{html.escape(_what(served))}</p>", elem_id="tb-head")
+        gr.HTML(f"<h1>TestBed</h1><p>{html.escape(_what(served))}</p>", apply_default_css=False, elem_id="tb-head")
         with gr.Row(elem_id="tb-body"):
             with gr.Column(scale=1, min_width=300):
                 picture = Picture(
-                    label="Image: drop, paste, choose a file, or use the camera",
+                    label="Image",
                     sources=["upload", "webcam", "clipboard"],
                     height=230,
                     buttons=[],
@@ -80,16 +82,22 @@ def page(
                     elem_id="tb-image",
                     alt_text="The image that was sent",
                 )
-                strip = gr.HTML(_strip(examples), js_on_load=_asset("examples.js"), elem_id="tb-examples")
+                strip = gr.HTML(
+                    _strip(examples),
+                    js_on_load=_asset("examples.js"),
+                    apply_default_css=False,
+                    elem_id="tb-examples",
+                )
             with gr.Column(scale=3, min_width=320):
                 viewer = gr.HTML(
                     first,
                     html_template=_asset("viewer.html"),
                     js_on_load=_asset("viewer.js"),
+                    apply_default_css=False,
                     elem_id="tb-viewer",
                 )
         with gr.Accordion("Use it from Python", open=False, elem_id="tb-api"):
-            gr.Markdown(_documentation(served, uploads))
+            gr.Markdown(_documentation(served, uploads, address))
         _wire(picture, strip, viewer, served, examples, uploads, config, folder)
         _api(served, uploads, config, folder)
     blocks.queue(max_size=config["queue"], api_open=False)
@@ -202,7 +210,8 @@ def _offered(served: Sequence[Served]) -> list[list[str]]:
 
 
 def _what(served: Sequence[Served]) -> str:
-    return "What " + " and ".join(one.title for one in served) + " sees".replace("sees", "see" * (len(served) > 1) or "sees") + " in an image"
+    names = " and ".join(one.title for one in served)
+    return f"What {names} {'sees' if len(served) == 1 else 'see'} in an image"
 
 
 def _strip(examples: Sequence[Example]) -> str:
@@ -217,13 +226,13 @@ def _strip(examples: Sequence[Example]) -> str:
     return f'<h2 id="tb-examples-title">Test images</h2><div role="group" aria-labelledby="tb-examples-title">{"".join(buttons)}</div>'
 
 
-def _documentation(served: Sequence[Served], uploads: Uploads) -> str:
+def _documentation(served: Sequence[Served], uploads: Uploads, address: str) -> str:
     """How to ask from Python, with the names of these runs."""
     names = ", ".join(f"`{one.name}`" for one in served)
     return f"""```python
 from gradio_client import Client, handle_file
 
-client = Client("http://127.0.0.1:PORT")  # this page's address
+client = Client("{address}")
 told = client.predict(handle_file("photo.jpg"), "{served[0].name}", 0.9, api_name="/predict")
 print(told)
 print(client.predict(api_name="/runs"))  # names, kinds and classes of what is served

@@ -125,10 +125,11 @@ def serving(
             port = free_port(config["port"])
             if config["port"] not in (0, port):
                 say(f"port {config['port']} is taken; the page takes {port}")
-            blocks = page(served, examples, uploads, config, folder)
+            address = f"http://{HOST}:{port}"
+            blocks = page(served, examples, uploads, config, address, folder)
             _launch(blocks, uploads, port, looks())
             try:
-                yield f"http://{HOST}:{port}"
+                yield address
             finally:
                 blocks.close(verbose=False)
         finally:
@@ -154,7 +155,7 @@ def _launch(blocks: "gradio.Blocks", uploads: Uploads, port: int, looks: Mapping
         enable_monitoring=False,
         max_file_size=int(uploads.limits.megabytes * 1_000_000),
         state_session_capacity=100,
-        footer_links=["api"],
+        footer_links=[],
         app_kwargs={"middleware": [Middleware(Guard)]},
         **looks,
     )

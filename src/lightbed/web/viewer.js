@@ -149,7 +149,7 @@ function drawPanel(panel) {
   const time = panel.failed ? "" : `${panel.seconds < 0.1 ? (panel.seconds * 1000).toFixed(0) + " ms" : panel.seconds.toFixed(2) + " s"}`;
   const head = make("header", {}, make("h3", {}, panel.title), make("span", { class: "tb-time", title: "time of the network" }, time));
   const place = stage(`${told.name}: ${text}`);
-  const section = make("section", { class: "tb-panel", "aria-label": panel.title }, head, place, make("p", { class: "tb-summary" }, text));
+  const section = make("section", { class: panel.bars ? "tb-panel tb-classified" : "tb-panel", "aria-label": panel.title }, head, place, make("p", { class: "tb-summary" }, text));
   if (panel.bars && !panel.failed) section.append(bars(panel));
   return section;
 }
