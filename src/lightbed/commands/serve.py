@@ -23,8 +23,11 @@ from lightbed.tasks.base import Task
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.web.examples import examples
 from lightbed.web.served import Served
+from lightbed.web.server import run
+from lightbed.web.site import Site
 from lightbed.web.uploads import Limits
 
+_MOST = 178  # megapixels
 _KEYS = ("run", "run2", "run3", "run4")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's detectors were trained
 
@@ -55,11 +58,10 @@ def serve(cfg: DictConfig) -> None:
         served.append(Served(unused(name, loaded), f"{name}, trained on COCO", coco(config), config, "32-true"))
     paths = {"cache": str(config["paths"]["cache"])}
     found = examples(loaded, paths, config["examples"], trust=config["trust"])
-    from lightbed.web.server import run  # Gradio takes seconds to import: wrong options are told before
-
     limits = Limits(config["upload_megabytes"], config["upload_megapixels"])
     with kept(config) as folder:
-        run(served, found, limits, config, folder)
+        site = Site(served, found, limits, config["port"], config["threshold"], config["queue"], folder)
+        run(site, browser=config["open"])
 
 
 def check_options(config: build.Config) -> None:
@@ -74,6 +76,8 @@ def check_options(config: build.Config) -> None:
     for key, least in (("upload_megabytes", 0), ("upload_megapixels", 0), ("queue", 0)):
         if not isinstance(config[key], int | float) or config[key] <= least:
             raise UserError(f"{key}={config[key]} must be over {least}")
+    if config["upload_megapixels"] > _MOST:
+        raise UserError(f"upload_megapixels={config['upload_megapixels']} must be at most {_MOST}, Pillow's own limit")
     if not isinstance(config["examples"], int) or config["examples"] < 0:
         raise UserError(f"examples={config['examples']} must be a number from 0 on")
     if not isinstance(config["port"], int) or not 0 <= config["port"] <= 65535:

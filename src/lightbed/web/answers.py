@@ -61,7 +61,9 @@ def for_page(served: Served, answer: Answer, image: Tensor) -> dict[str, Any]:
         shown = Image.fromarray(_array(prediction["mask"]).astype(np.uint8))
         shown.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
         numbers = {name: i for i, name in enumerate(served.classes)}
-        told["shares"] = {numbers[name]: part for name, part in class_shares(prediction["mask"], served.classes).items()}
+        told["shares"] = {
+            numbers[name]: part for name, part in class_shares(prediction["mask"], served.classes).items()
+        }
         told["mask"], labels = _png(shown), list(told["shares"])
     elif "boxes" in prediction:
         told["objects"] = _objects(prediction, image)
@@ -121,7 +123,7 @@ def _bars(prediction: Prediction, classes: Sequence[str]) -> tuple[list[dict[str
 
 
 def _cut(mask: np.ndarray) -> dict[str, Any]:
-    """The part of a mask bool (h, w) that holds something, as a picture, and where it lies; nothing for an empty one."""
+    """The part of a mask bool (h, w) that holds something, as a picture, and its place; nothing for an empty one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return {}
@@ -165,4 +167,5 @@ def _data(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _array(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy()  # type: ignore[no-any-return]
+    array: np.ndarray = values.detach().cpu().numpy()
+    return array

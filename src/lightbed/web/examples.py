@@ -1,6 +1,6 @@
 """Images of a run's own test split, for who has none at hand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,7 +12,6 @@ from lightbed.data.images import read_image
 from lightbed.errors import UserError
 from lightbed.runs.load import Loaded, own_data
 from lightbed.runs.log import say
-from lightbed.web.uploads import Upload
 
 
 class Example(NamedTuple):
@@ -61,8 +60,3 @@ def _image(image: Tensor, target: Any) -> Tensor:
     if "path" in target:
         return read_image(target["path"])
     return image.as_subclass(Tensor).expand(3, -1, -1).contiguous()
-
-
-def as_uploads(found: Sequence[Example]) -> list[Upload]:
-    """Examples as if they had been sent."""
-    return [Upload(one.name, b"", one.image) for one in found]

@@ -1,62 +1,74 @@
 """The page's server: its port, what it lets through, and its end."""
 
+import base64
 import logging
 import os
 import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightbed.errors import UserError
 from lightbed.runs.log import say
-from lightbed.web.examples import Example
-from lightbed.web.served import Served
-from lightbed.web.uploads import Limits, Uploads
+from lightbed.web.site import Site
+from lightbed.web.uploads import MEGABYTE, Uploads
 
 if TYPE_CHECKING:
     import gradio
 
 HOST = "127.0.0.1"
 _TRIED = 100  # ports after the one that is taken
-_SWEEP = 20.0  # seconds between two looks for forgotten uploads
-_POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
+_RULES = [
+    (
+        b"content-security-policy",
+        b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        b"style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+_EMPTY = base64.b64decode(  # a PNG of one clear pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 )
 Scope = dict[str, Any]
 
 
 class Guard:
-    """What stands before Gradio: no addresses of other hosts are followed, in the server or in the browser.
+    """What stands before Gradio: no file is ever read through it, and no address of another host is followed.
+
+    What was sent cannot be fetched again, either: the browser, which asks for it, gets an empty picture.
 
     Args:
         app: the application behind it.
+        folder: of the uploads.
     """
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, folder: str) -> None:
+        self.app, self.folder = app, folder
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         path = str(scope.get("path", ""))
-        if scope["type"] == "http" and ("/proxy=" in path or "/file=http" in path.lower()):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"other hosts are not asked"})
+        if scope["type"] == "http" and ("/proxy=" in path or "/file=" in path or "/file/" in path):
+            sent = f"/file={self.folder}/" in path
+            kind = b"image/png" if sent else b"text/plain"
+            await send(_start(200 if sent else 403, [(b"content-type", kind), *_RULES]))
+            await send({"type": "http.response.body", "body": _EMPTY if sent else b"no files are given away"})
             return
 
         async def guarded(message: Scope) -> None:
             if message["type"] == "http.response.start":
-                rules = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
-                message["headers"] = [
-                    *message.get("headers", []),
-                    *((name.encode(), value.encode()) for name, value in rules.items()),
-                ]
+                message["headers"] = [*message.get("headers", []), *_RULES]
             await send(message)
 
         await self.app(scope, receive, guarded)
+
+
+def _start(status: int, headers: list[tuple[bytes, bytes]]) -> Scope:
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
 @contextmanager
@@ -96,38 +108,20 @@ def free_port(port: int) -> int:
 
 
 @contextmanager
-def serving(
-    served: Sequence[Served],
-    examples: Sequence[Example],
-    limits: Limits,
-    config: Mapping[str, Any],
-    folder: Path | None = None,
-) -> Iterator[str]:
+def serving(site: Site) -> Iterator[str]:
     """The page, served from here to the end of the context; gives its address.
-
-    Args:
-        served: the networks.
-        examples: images to click on.
-        limits: of what is sent.
-        config: of the command: `port`, `threshold`, `queue`.
-        folder: where what is sent is kept; None: nothing is.
 
     Raises:
         UserError: Gradio is missing, or no port is free.
     """
-    uploads = Uploads(limits)
+    uploads = Uploads(site.limits)
     with quiet(uploads.folder):
         try:
-            try:
-                from lightbed.web.page import looks, page
-            except ModuleNotFoundError as error:
-                raise UserError(f"the page needs the package {error.name}: pip install 'lightbed[serve]'") from error
-            port = free_port(config["port"])
-            if config["port"] not in (0, port):
-                say(f"port {config['port']} is taken; the page takes {port}")
+            port = free_port(site.port)
             address = f"http://{HOST}:{port}"
-            blocks = page(served, examples, uploads, config, address, folder)
-            _launch(blocks, uploads, port, looks())
+            if site.port not in (0, port):
+                say(f"port {site.port} is taken; the page takes {port}")
+            blocks = _launched(site, uploads, port, address)
             try:
                 yield address
             finally:
@@ -136,9 +130,14 @@ def serving(
             uploads.close()
 
 
-def _launch(blocks: "gradio.Blocks", uploads: Uploads, port: int, looks: Mapping[str, Any]) -> None:
+def _launched(site: Site, uploads: Uploads, port: int, address: str) -> "gradio.Blocks":
+    try:
+        from lightbed.web.page import looks, page
+    except ModuleNotFoundError as error:
+        raise UserError(f"the page needs the package {error.name}: pip install 'lightbed[serve]'") from error
     from starlette.middleware import Middleware
 
+    blocks = page(site, uploads, address)
     for name in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     app, _, _ = blocks.launch(
@@ -153,35 +152,33 @@ def _launch(blocks: "gradio.Blocks", uploads: Uploads, port: int, looks: Mapping
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        max_file_size=int(uploads.limits.megabytes * 1_000_000),
+        max_file_size=int(uploads.limits.megabytes * MEGABYTE),
         state_session_capacity=100,
         footer_links=[],
-        app_kwargs={"middleware": [Middleware(Guard)]},
-        **looks,
+        app_kwargs={"middleware": [Middleware(Guard, folder=str(uploads.folder))]},
+        **looks(),
     )
     # Gradio lets two uploads of one content share a file, which one request would delete under the other
     kind: Any = type(app)
     app.__class__ = type("App", (kind,), {"uploaded_file_dir": property(lambda _: str(uploads.new()))})
+    return blocks
 
 
-def run(
-    served: Sequence[Served],
-    examples: Sequence[Example],
-    limits: Limits,
-    config: Mapping[str, Any],
-    folder: Path | None,
-) -> None:
-    """Serve until Ctrl-C or SIGTERM, which are its ordinary end; see `serving`."""
+def run(site: Site, *, browser: bool = False) -> None:
+    """Serve until Ctrl-C or SIGTERM, which are its ordinary end; see `serving`.
+
+    Args:
+        site: what is served.
+        browser: open the page on this machine.
+    """
     ended = threading.Event()
     before = {kind: signal.signal(kind, lambda *_: ended.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with serving(served, examples, limits, config, folder) as address:
-            names = ", ".join(one.name for one in served)
-            say(f"{names}: {address}   (Ctrl-C ends it)")
-            if config["open"]:
+        with serving(site) as address:
+            say(f"{', '.join(one.name for one in site.served)}: {address}   (Ctrl-C ends it)")
+            if browser:
                 webbrowser.open(address)
-            while not ended.wait(_SWEEP):
-                pass
+            ended.wait()
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

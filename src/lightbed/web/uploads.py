@@ -5,10 +5,11 @@ import tempfile
 import time
 import uuid
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lightbed.data.images import guarded, read_image, upright_size
@@ -17,6 +18,7 @@ from lightbed.errors import UserError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, whatever a file is called; Pillow would run programs for some others."""
 
+MEGABYTE = 2**20
 _FORGOTTEN = 600.0  # seconds after which a file that nobody asked about is deleted
 
 
@@ -55,7 +57,11 @@ class Uploads:
         self.folder = Path(tempfile.mkdtemp(prefix="lightbed_page_")).resolve()
 
     def new(self) -> Path:
-        """A place for the files of one request, so that no two requests share one, even of the same image."""
+        """A place for the files of one request, so that no two requests share one, even of the same image.
+
+        What was sent long before and never asked about is deleted.
+        """
+        self.sweep()
         return self.folder / uuid.uuid4().hex
 
     def read(self, path: str | Path) -> Upload:
@@ -74,9 +80,10 @@ class Uploads:
 
     def sweep(self, age: float = _FORGOTTEN) -> None:
         """Delete what was sent so many seconds ago and never asked about."""
-        for folder in self.folder.iterdir():
-            if time.time() - folder.stat().st_mtime > age:
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self.folder.glob("*"):
+            with suppress(FileNotFoundError):  # a request has just ended
+                if time.time() - folder.stat().st_mtime > age:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Delete everything."""
@@ -89,20 +96,24 @@ def read(file: Path, limits: Limits) -> Upload:
     Raises:
         UserError: it is too large, of another format, truncated or no image; it names the file without its folder.
     """
-    megabytes = file.stat().st_size / 1e6
+    megabytes = file.stat().st_size / MEGABYTE
     if megabytes > limits.megabytes:
         raise UserError(f"{file.name} has {megabytes:.1f} MB; the page takes up to {limits.megabytes:g} MB")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             height, width = _size(file)
             if height * width > limits.megapixels * 1e6:
-                raise UserError(
-                    f"{file.name} claims {width:,} x {height:,} = {height * width / 1e6:,.0f} megapixels; the page "
-                    f"takes up to {limits.megapixels:g}: please scale it down"
-                )
+                claimed = f"claims {width:,} x {height:,} = {height * width / 1e6:,.0f} megapixels"
+                raise UserError(f"{file.name} {claimed}; {_scale_down(limits)}")
             return Upload(file.name, file.read_bytes(), read_image(file))
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{file.name} claims hundreds of megapixels; {_scale_down(limits)}") from error
     except UserError as error:
         raise UserError(str(error).replace(str(file), file.name)) from error
+
+
+def _scale_down(limits: Limits) -> str:
+    return f"the page takes up to {limits.megapixels:g}: please scale it down"
 
 
 def _size(file: Path) -> tuple[int, int]:
@@ -110,9 +121,9 @@ def _size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             return upright_size(image)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         if file.stat().st_size == 0:
             raise UserError(f"{file.name} is empty") from None
         raise UserError(f"{file.name} is no image that the page reads: it takes {', '.join(FORMATS)}") from None
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError):
         return guarded(file, upright_size)  # says what is wrong
