@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lightbed.data.images import guarded, read_image, upright_size
+from lightbed.data.images import guarded, read_image
 from lightbed.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -101,7 +101,7 @@ def read(file: Path, limits: Limits) -> Upload:
         raise UserError(f"{file.name} has {megabytes:.1f} MB; the page takes up to {limits.megabytes:g} MB")
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            height, width = _size(file)
+            width, height = _size(file)
             if height * width > limits.megapixels * 1e6:
                 claimed = f"claims {width:,} x {height:,} = {height * width / 1e6:,.0f} megapixels"
                 raise UserError(f"{file.name} {claimed}; {_scale_down(limits)}")
@@ -117,13 +117,13 @@ def _scale_down(limits: Limits) -> str:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """(height, width) by the header of a file of a known format; nothing is decoded."""
+    """Width and height by the header of a file of a known format; nothing is decoded, not even to learn which way up."""
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return upright_size(image)
+            return image.size
     except UnidentifiedImageError:
         if file.stat().st_size == 0:
             raise UserError(f"{file.name} is empty") from None
         raise UserError(f"{file.name} is no image that the page reads: it takes {', '.join(FORMATS)}") from None
     except (OSError, ValueError, SyntaxError):
-        return guarded(file, upright_size)  # says what is wrong
+        return guarded(file, lambda image: image.size)  # says what is wrong
