@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIG, SCORES, scenes
 from PIL import Image
 from torch import Tensor, nn
 
+from conftest import CONFIG, SCORES, scenes
 from lightbed.data.images import read_image
 from lightbed.errors import UserError
 from lightbed.tasks.base import Task
@@ -84,7 +84,9 @@ def test_a_failure_is_told_and_the_next_image_is_answered():
             return torch.zeros(len(images), 2)
 
     served = Served("fussy", "", Classifier(Fussy(), 2, preprocess=Preprocess(3, 8, 0.0, 1.0)), CONFIG, "32-true")
-    with pytest.raises(UserError, match="fussy fails on this image of 20 x 10 pixels: ArithmeticError: far too bright$"):
+    with pytest.raises(
+        UserError, match="fussy fails on this image of 20 x 10 pixels: ArithmeticError: far too bright$"
+    ):
         served.ask(torch.full((3, 10, 20), 255, dtype=torch.uint8))
     assert served.ask(torch.zeros(3, 10, 20, dtype=torch.uint8)).prediction["scores"].tolist() == [0.5, 0.5]
 

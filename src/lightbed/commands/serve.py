@@ -1,7 +1,6 @@
 """`lightbed serve`: the TestBed page over runs, or over torchvision's trained detectors."""
 
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +39,6 @@ def serve(cfg: DictConfig) -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell their precision on a line of their own
-    warnings.filterwarnings("ignore", message=".*srun.*command is available.*")
     config = build.resolve(cfg)
     check_options(config)
     loaded, model = load_all(config), config.get("model")

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -62,11 +63,13 @@ class Served:
         self.name, self.title, self.classes = name, title, task.classes
         self.preprocess = task.preprocess or Preprocess()
         self.tile, self.overlap = config["tile"], config["overlap"]
-        self.fabric: Fabric = build.make(
-            {"_target_": "lightning.fabric.Fabric", **accelerator(config["device"])},
-            "precision",
-            precision=config["precision"] or precision,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*srun.*command is available.*")
+            self.fabric: Fabric = build.make(
+                {"_target_": "lightning.fabric.Fabric", **accelerator(config["device"])},
+                "precision",
+                precision=config["precision"] or precision,
+            )
         self.segments = isinstance(task, Segmenter)
         self.model: Any = self.fabric.setup_module(task.eval())
         self.model.mark_forward_method("predict")
