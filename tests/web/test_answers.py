@@ -7,10 +7,10 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from known_scenes import SCORES, scenes
 from PIL import Image
 from pycocotools import mask as coco
 
-from conftest import SCORES, scenes
 from lightbed.types import Prediction
 from lightbed.web.answers import SIDE, for_api, for_page, shown
 from lightbed.web.served import Answer

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known_scenes import CONFIG, SCORES, scenes
 from PIL import Image
 from torch import Tensor, nn
 
-from conftest import CONFIG, SCORES, scenes
 from lightbed.data.images import read_image
 from lightbed.errors import UserError
 from lightbed.tasks.base import Task
@@ -36,7 +36,7 @@ def test_what_is_shown_follows_from_what_is_predicted(detector, segmenter, class
     assert located.kinds == ["localization"]
 
 
-def test_a_classifier_says_what_its_test_says(classifier, digits_run):
+def test_a_classifier_says_what_its_test_says(classifier):
     image = torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8) * 3
     answer = classifier.ask(image.expand(3, -1, -1))
     with torch.no_grad():
@@ -84,9 +84,7 @@ def test_a_failure_is_told_and_the_next_image_is_answered():
             return torch.zeros(len(images), 2)
 
     served = Served("fussy", "", Classifier(Fussy(), 2, preprocess=Preprocess(3, 8, 0.0, 1.0)), CONFIG, "32-true")
-    with pytest.raises(
-        UserError, match="fussy fails on this image of 20 x 10 pixels: ArithmeticError: far too bright$"
-    ):
+    with pytest.raises(UserError, match=r"fussy fails .* 20 x 10 pixels: ArithmeticError: far too bright$"):
         served.ask(torch.full((3, 10, 20), 255, dtype=torch.uint8))
     assert served.ask(torch.zeros(3, 10, 20, dtype=torch.uint8)).prediction["scores"].tolist() == [0.5, 0.5]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from known_scenes import SCORES, scenes
 from PIL import Image
 
-from conftest import SCORES, scenes
 from lightbed.errors import UserError
 from lightbed.web.server import free_port, serving
 from lightbed.web.site import Site

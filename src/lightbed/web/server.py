@@ -1,5 +1,6 @@
 """The page's server: its port, what it lets through, and its end."""
 
+import asyncio
 import base64
 import logging
 import os
@@ -137,27 +138,33 @@ def _launched(site: Site, uploads: Uploads, port: int, address: str) -> "gradio.
         raise UserError(f"the page needs the package {error.name}: pip install 'lightbed[serve]'") from error
     from starlette.middleware import Middleware
 
-    blocks = page(site, uploads, address)
     for name in ("httpx", "uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    app, _, _ = blocks.launch(
-        server_name=HOST,
-        server_port=port,
-        share=False,
-        inbrowser=False,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=True,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        max_file_size=int(uploads.limits.megabytes * MEGABYTE),
-        state_session_capacity=100,
-        footer_links=[],
-        app_kwargs={"middleware": [Middleware(Guard, folder=str(uploads.folder))]},
-        **looks(),
-    )
+
+    async def launched() -> tuple["gradio.Blocks", Any]:
+        blocks = page(site, uploads, address)
+        app, _, _ = blocks.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            max_file_size=int(uploads.limits.megabytes * MEGABYTE),
+            state_session_capacity=100,
+            footer_links=[],
+            app_kwargs={"middleware": [Middleware(Guard, folder=str(uploads.folder))]},
+            **looks(),
+        )
+        return blocks, app
+
+    # where no event loop runs, Gradio makes several and never closes them
+    blocks, app = asyncio.run(launched())
     # Gradio lets two uploads of one content share a file, which one request would delete under the other
     kind: Any = type(app)
     app.__class__ = type("App", (kind,), {"uploaded_file_dir": property(lambda _: str(uploads.new()))})

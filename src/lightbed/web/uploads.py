@@ -117,7 +117,7 @@ def _scale_down(limits: Limits) -> str:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Width and height by the header of a file of a known format; nothing is decoded, not even to learn which way up."""
+    """Width and height by the header of a file of a known format: nothing is decoded (Pillow decodes for EXIF)."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             return image.size
