@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from known_scenes import CONFIG, Bright, Known, scenes
@@ -60,5 +59,5 @@ def scene(tmp_path: Path) -> Path:
     """The first scene as a file, twice as large."""
     image = scenes(1)[0][0]
     file = tmp_path / "scene.png"
-    Image.fromarray(np.array(image.permute(1, 2, 0))).resize((128, 128), Image.Resampling.NEAREST).save(file)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).resize((128, 128), Image.Resampling.NEAREST).save(file)
     return file
