@@ -1,0 +1,1 @@
+"""The TestBed page: what runs see in an image, in the browser and by an API."""
