@@ -76,11 +76,13 @@ def make_data(config: Config) -> DataModule:
 
 
 def with_targets(data: Config, task: Config) -> Config:
-    """The data's node with `targets: auto` as what the task looks at; only some data has this key."""
-    if data.get("targets") != "auto":
+    """The data's node with `targets: auto` and `objects: auto` as what the task looks at; only some data has these."""
+    if "auto" not in (data.get("targets"), data.get("objects")):
         return data
     kind = locate(task.get("_target_"), "task._target_")
-    return {**data, "targets": list(getattr(kind, "learns", ())) or ["label"]}
+    learns = list(getattr(kind, "learns", ()))
+    found = {"targets": learns or ["label"], "objects": "largest" if "box" in learns else "all"}
+    return {**data, **{key: value for key, value in found.items() if data.get(key) == "auto"}}
 
 
 def make_model(config: Config) -> nn.Module:

@@ -16,6 +16,7 @@ class Target(TypedDict, total=False):
     """What is known of one image, or of a batch with a leading N. Only the keys that the data has are there."""
 
     label: Tensor  # int64 (): the class; for multi-label data float32 (K,) of 0 and 1
+    box: Tensor  # float32 (4,): xyxy in pixels, of the one object that counts
     boxes: Tensor  # float32 (n, 4): xyxy in pixels, also (0, 4) for an image without objects
     labels: Tensor  # int64 (n,): class of each box
     masks: Tensor  # bool (n, H, W): one instance each

@@ -31,7 +31,9 @@ from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
 from lightbed.runs.results import near
 from lightbed.tasks.detector import Detector
+from lightbed.tasks.localizer import Localizer
 from lightbed.tasks.segmenter import Segmenter
+from lightbed.transforms.boxes import clip
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction
 
@@ -136,6 +138,10 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
         for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
             yield from _detected(batch, fabric, model, preprocess, config["threshold"])
         return
+    if isinstance(loaded.task, Localizer):
+        for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
+            yield from _localized(batch, fabric, model, preprocess)
+        return
     for batch in batches(
         files, config["batch_size"], config["broken"], lambda path: preprocess.fit(own(path)), skipped
     ):
@@ -155,6 +161,15 @@ def _detected(
         yield Seen(path, detections.at_own_size(called, preprocess, (image.shape[-2], image.shape[-1])))
 
 
+def _localized(batch: list[tuple[Path, Tensor]], fabric: Fabric, model: Any, preprocess: Preprocess) -> Iterator[Seen]:
+    """Class and box of the one object, at the images' own sizes."""
+    images = preprocess(fabric.to_device(torch.stack([preprocess.fit(image) for _, image in batch])))
+    for (path, image), seen in zip(batch, model.predict(images), strict=True):
+        size = (image.shape[-2], image.shape[-1])
+        box = clip(preprocess.unfit_boxes(seen["box"][None].cpu(), size), size)[0]
+        yield Seen(path, Prediction(label=seen["label"].cpu(), scores=seen["scores"].cpu(), box=box))
+
+
 # -- what is written ---------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +177,7 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
     """A line of predictions.jsonl: path, what is called, and the scores of all classes by name.
 
     One class an image: `label`, `index` and `score`; label and index are null where the score is under the threshold.
+    A localizer adds `box`, xyxy in pixels.
     Several labels an image: `labels`, those whose score is over the threshold. A class for each pixel: `shares`, the
     part of the image that each class has, and `mask`, the file. Objects: see `detections.objects`.
     """
@@ -177,11 +193,17 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
         return {"path": str(seen.path), "labels": [name for name in classes if named[name] > least], "scores": named}
     index = int(seen.prediction["label"])
     called = threshold is None or scores[index] >= threshold
+    box = (
+        {"box": [float(str(np.float32(v))) for v in seen.prediction["box"].tolist()]}
+        if "box" in seen.prediction
+        else {}
+    )
     return {
         "path": str(seen.path),
         "label": classes[index] if called else None,
         "index": index if called else None,
         "score": scores[index],
+        **box,
         "scores": named,
     }
 

@@ -36,9 +36,10 @@ def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) ->
         classes: class names.
     """
     from lightbed.draw.boxes import detected  # they build on this module
+    from lightbed.draw.localized import localized
     from lightbed.draw.masks import segmented
 
-    for key, pictured in (("mask", segmented), ("boxes", detected)):
+    for key, pictured in (("mask", segmented), ("boxes", detected), ("box", localized)):
         if key in prediction:
             return pictured(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
