@@ -193,17 +193,13 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
         return {"path": str(seen.path), "labels": [name for name in classes if named[name] > least], "scores": named}
     index = int(seen.prediction["label"])
     called = threshold is None or scores[index] >= threshold
-    box = (
-        {"box": [float(str(np.float32(v))) for v in seen.prediction["box"].tolist()]}
-        if "box" in seen.prediction
-        else {}
-    )
+    corners = seen.prediction["box"].tolist() if "box" in seen.prediction else []
     return {
         "path": str(seen.path),
         "label": classes[index] if called else None,
         "index": index if called else None,
         "score": scores[index],
-        **box,
+        **({"box": [float(str(np.float32(value))) for value in corners]} if corners else {}),
         "scores": named,
     }
 

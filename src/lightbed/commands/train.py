@@ -25,7 +25,7 @@ from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.monitor import mode_of
-from lightbed.runs import memory
+from lightbed.runs import memory, transfer
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.differences import changed_files, known_files
@@ -118,13 +118,17 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     settle_devices()
     keep_memory()
     torch.set_float32_matmul_precision("high")
-    data = build.make_data(config)
+    if config.get("weights"):
+        config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
+    data, given = build.make_data(config), config
     config = build.with_facts(config, data)
     record.write_config(config)
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
     task = build.make_task(config, data.classes, data.preprocess)
     if last is not None:
         check_fits(task, last)
+    if config.get("weights"):
+        record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
     task.provenance = {
         "config_json": json.dumps(config),
         "seed": config["seed"],
