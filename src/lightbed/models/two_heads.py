@@ -1,6 +1,7 @@
 """Any classifier's network with a second head, for the box of the one object in an image."""
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ class TwoHeads(nn.Module):
         if vector is None and places is None:
             raise UserError("the model has no features (N, C, H, W) or (N, C) that a box could be read off")
         taken = {name: key for key, name in (("places", places), ("vector", vector)) if name is not None}
-        self.trunk = create_feature_extractor(network, taken)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.trunk = create_feature_extractor(network, taken)
         own = network.get_submodule(last) if vector is not None else None
         if isinstance(own, nn.Linear) and own.out_features == num_classes:
             self.label: nn.Module = own
@@ -90,9 +93,11 @@ def _outputs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Tenso
     example = torch.zeros(1, *shape)
     network.eval()
     try:
-        with torch.no_grad():
-            nodes, _ = get_graph_node_names(network)
-            found = create_feature_extractor(network, nodes[1:])(example)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of auxiliary outputs, which are there in training alone
+            training_nodes, nodes = get_graph_node_names(network)
+            both = [name for name in nodes[1:] if name in training_nodes]
+            found = create_feature_extractor(network, both)(example)
     except Exception as error:  # whatever a network's code does when it is followed instead of run
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(

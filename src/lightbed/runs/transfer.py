@@ -114,7 +114,8 @@ def align(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[s
         for there in places:
             if not any(there + key in target for key in first):
                 continue
-            numbers = sum(value.numel() for key, value in inner.items() if _fits(value, target.get(there + key)))
+            fits = [value for key, value in inner.items() if _fits(value, target.get(there + key))]
+            numbers = sum(value.numel() for value in fits if value.ndim)  # counters of batches fit anywhere
             if numbers > most:
                 best, most = (here, there), numbers
     return best
@@ -167,7 +168,7 @@ def begin(task: Task, config: build.Config, data: DataModule, last: Path | None)
         if key.startswith(here) and there + key[len(here) :] not in fresh
     }
     taken = {name: value for name, value in taken.items() if _fits(value, own.get(name))}
-    if not taken:
+    if not any(value.ndim for value in taken.values()):
         raise UserError(
             f"weights={place}: nothing in it fits model={config['model']['_target_']}: {_shapes(source, own)}"
         )
@@ -223,9 +224,10 @@ def _tell(task: Task, source: Source, way: tuple[str, str], taken: Mapping[str, 
     )
     for name in ("loaded", "new"):
         say(f"  {name:<7} {count[name]:>12,} parameters: {_some(task.parts[name])}{moved if name == 'loaded' else ''}")
-    gone = [key for key in left if not key.endswith("num_batches_tracked")]
+    weighed = [key for key in source.state if not key.endswith("num_batches_tracked")]
+    gone = [key for key in left if key in weighed]
     numbers = sum(source.state[key].numel() for key in gone)
-    say(f"  {'skipped':<7} {numbers:>12,} parameters: {_some(cover(set(gone), list(source.state)))}")
+    say(f"  {'skipped':<7} {numbers:>12,} parameters: {_some(cover(set(gone), weighed))}")
     then, now = source.preprocess, task.preprocess.describe() if task.preprocess else None
     other = [key for key in ("mean", "std") if then and now and then[key] != now[key]]
     if other and then and now:
