@@ -37,6 +37,8 @@ class Prediction(TypedDict, total=False):
     labels: Tensor  # int64 (n,)
     masks: Tensor  # bool (n, H, W)
     mask: Tensor  # uint8 (H, W): class of each pixel
+    score_map: Tensor  # float32 (H, W): what a slid classifier says around each pixel, probability of the best class
+    image: Tensor  # uint8 (C, H, W): what was made of two images
 
 
 class Step(NamedTuple):

@@ -41,8 +41,11 @@ def node(name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     for base in found.pop("defaults", []):
         if isinstance(base, str) and base != "_self_":
-            name, _, place = base.partition("@")  # as `cnn@classifier` puts it there
-            found = {**({place: node(name)} if place else node(name)), **found}
+            found = {**node(base), **found}
+        elif isinstance(base, dict):
+            ((group, name),) = base.items()
+            place = group.removeprefix("/model@")  # as `/model@classifier: cnn` puts it there
+            found |= {place: node(name)} if place != group else {}
     return found
 
 

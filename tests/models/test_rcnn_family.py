@@ -81,7 +81,7 @@ def test_boxes_are_told_as_the_paper_says() -> None:
     torch.testing.assert_close(coder.decode_single(code, proposal), truth)
 
 
-sides = st.floats(1, 100)
+sides = st.floats(1, 60)  # torchvision lets no box grow to more than 62.5 times its side
 
 
 @settings(max_examples=50, deadline=None)
@@ -89,7 +89,7 @@ sides = st.floats(1, 100)
 def test_moving_undoes_telling(numbers: list[tuple[float, ...]]) -> None:
     x, y, w, h, w2, h2 = torch.tensor(numbers).T
     proposals, truth = torch.stack([x, y, x + w, y + h], 1), torch.stack([y, x, y + w2, x + h2], 1)
-    coder = rcnn().coder
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
     torch.testing.assert_close(
         coder.decode_single(coder.encode_single(truth, proposals), proposals), truth, rtol=1e-3, atol=1e-2
     )

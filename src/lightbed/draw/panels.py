@@ -38,8 +38,9 @@ def draw(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]) ->
     from lightbed.draw.boxes import detected  # they build on this module
     from lightbed.draw.localized import localized
     from lightbed.draw.masks import segmented
+    from lightbed.draw.stylised import stylised
 
-    for key, pictured in (("mask", segmented), ("boxes", detected), ("box", localized)):
+    for key, pictured in (("mask", segmented), ("boxes", detected), ("box", localized), ("image", stylised)):
         if key in prediction:
             return pictured(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
