@@ -32,6 +32,7 @@ from lightbed.runs.record import Record
 from lightbed.runs.results import near
 from lightbed.tasks.detector import Detector
 from lightbed.tasks.localizer import Localizer
+from lightbed.tasks.neural_style import NeuralStyle
 from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.boxes import clip
 from lightbed.transforms.preprocess import Preprocess
@@ -60,6 +61,10 @@ def predict(cfg: DictConfig) -> None:
     sources = [config["source"]] if isinstance(config["source"], str) else [str(item) for item in config["source"]]
     files = [path for source in sources for path in find_images(source)]
     loaded = load_run(config["run"], trust=config["trust"])
+    if isinstance(loaded.task, NeuralStyle):
+        raise UserError(
+            f"run={config['run']} made one image and sees nothing in others: look at its pictures/stylised.png"
+        )
     own = loaded.config
     if isinstance(loaded.task, Detector) and config["threshold"] is None:
         config["threshold"] = detections.THRESHOLD
