@@ -36,14 +36,16 @@ def main(folder: Path) -> Path:
 
 def draw(names: list[str], runs: dict[str, dict[str, float]]):
     figure = new_figure(9.6, 1.5 + 0.5 * len(names))
-    told = "   ".join(
-        f"{name}: AP50 {runs[name]['test/map_50']:.2f}, recall {runs[name]['test/proposal_recall']:.2f} "
-        f"with {runs[name]['test/proposals']:.0f} proposals"
-        for name in names
-    )
+    told = "below each name: AP50 of its detections, and how many proposals an image cover what share of all objects"
     headline(figure, "Each step removes the bottleneck of the one before", told)
+    labels = [
+        "{}\nAP50 {:.2f}; {:.0f} cover {:.0%}".format(
+            name, *(runs[name][f"test/{value}"] for value in ("map_50", "proposals", "proposal_recall"))
+        )
+        for name in names
+    ]
     for column, (stage, title) in enumerate(STAGES.items()):
-        axes = place(figure, 1.1 + 4.4 * column, 0.45, 3.7, 0.45 * len(names))
+        axes = place(figure, 1.9 + 3.95 * column, 0.45, 3.45, 0.45 * len(names))
         for row, name in enumerate(names):
             start = 0.0
             for part, color in zip(PARTS, SERIES, strict=False):
@@ -51,7 +53,7 @@ def draw(names: list[str], runs: dict[str, dict[str, float]]):
                 axes.barh(row, seconds, left=start, color=color, height=0.6, label=PARTS[part] if not row else None)
                 start += seconds
             axes.text(start, row, f" {start:.3g}", va="center", size=8, color=INK)
-        axes.set_yticks(range(len(names)), names if not column else [""] * len(names))
+        axes.set_yticks(range(len(names)), labels if not column else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
         axes.set_title(title, size=9, color=FAINT, loc="left")
