@@ -182,6 +182,8 @@ def mask_folder(root: Path, count: int = 10, size: tuple[int, int] = (40, 56), c
 
 DRAWN = {
     "fashion_mnist": fashion_mnist,
+    "fashion_mnist_known": fashion_mnist,
+    "fashion_mnist_few": lambda root: fashion_mnist(root, 400),
     "mnist": mnist,
     "cifar10": cifar10,
     "horse_or_human": horse_or_human,

@@ -11,6 +11,7 @@ from lightbed.cli import conf_dir, main
 
 FILES = sorted((conf_dir() / "experiment").glob("*.yaml"))
 ONE_BATCH = ["trainer.max_epochs=1", *(f"trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test"))]
+NEEDS = {"transfer_feature_extraction": "transfer_source", "transfer_fine_tuning": "transfer_source"}
 SCENES = ["data.images={train:8,val:4,test:4}"]
 TINY = {"camvid_full": ["data.image_size=[36,48]"]}  # made for a GPU
 SMALL = ["data.batch_size=4", "data.eval_batch_size=4", "trainer.accelerator=cpu", "callbacks.pictures.count=4"]
@@ -20,17 +21,28 @@ SMALL = ["data.batch_size=4", "data.eval_batch_size=4", "trainer.accelerator=cpu
 def drawn_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder with a drawn copy of every data set that experiments read."""
     root = tmp_path_factory.mktemp("data")
-    for draw in (fakes.fashion_mnist, fakes.mnist, fakes.cifar10, fakes.horse_or_human, fakes.camvid, fakes.drone):
+    fakes.fashion_mnist(root, 400)
+    for draw in (fakes.mnist, fakes.cifar10, fakes.horse_or_human, fakes.camvid, fakes.drone):
         draw(root)
     for name in ("penn_fudan", "raccoon"):
         fakes.DRAWN[name](root)
     return root
 
 
+def before(experiment: str, data: Path, folder: Path) -> Path:
+    """The folder of a run of one batch that another experiment begins with."""
+    places = [f"paths.data={data}", f"paths.outputs={folder}", f"hydra.run.dir={folder / 'run'}"]
+    assert main(["train", f"experiment={experiment}", *places, *ONE_BATCH, *SMALL, "callbacks.pictures=null"]) == 0
+    return folder
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_one_batch_from_start_to_finish(file: Path, drawn_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    scenes = SCENES if "/data: digit_scenes" in file.read_text() else []
+    text = file.read_text()
+    scenes = SCENES if re.search("/data: (digit_scenes|one_digit)", text) else []
+    if file.stem in NEEDS:
+        scenes = [f"weights={before(NEEDS[file.stem], drawn_data, tmp_path / 'before')}"]
     places = [f"paths.data={drawn_data}", f"paths.outputs={tmp_path}", f"hydra.run.dir={folder}"]
     words = [*places, *ONE_BATCH, *SMALL, *scenes, *TINY.get(file.stem, [])]
     assert main(["train", f"experiment={file.stem}", *words]) == 0

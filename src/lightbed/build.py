@@ -76,11 +76,13 @@ def make_data(config: Config) -> DataModule:
 
 
 def with_targets(data: Config, task: Config) -> Config:
-    """The data's node with `targets: auto` as what the task looks at; only some data has this key."""
-    if data.get("targets") != "auto":
+    """The data's node with `targets: auto` and `objects: auto` as what the task looks at; only some data has these."""
+    if "auto" not in (data.get("targets"), data.get("objects")):
         return data
     kind = locate(task.get("_target_"), "task._target_")
-    return {**data, "targets": list(getattr(kind, "learns", ())) or ["label"]}
+    learns = list(getattr(kind, "learns", ()))
+    found = {"targets": learns or ["label"], "objects": "largest" if "box" in learns else "all"}
+    return {**data, **{key: value for key, value in found.items() if data.get(key) == "auto"}}
 
 
 def make_model(config: Config) -> nn.Module:
@@ -93,9 +95,13 @@ def make_model(config: Config) -> nn.Module:
     return model
 
 
-def with_facts(config: Config, data: DataModule) -> Config:
-    """The config with the model's and metrics' `auto` values and the class weights taken from the data."""
+def with_facts(config: Config, data: DataModule, more: int = 0) -> Config:
+    """The config with the model's and metrics' `auto` values and the class weights taken from the data.
+
+    `more` counts so many classes more than there are, to see what depends on their number.
+    """
     facts = data.facts()
+    facts["num_classes"] += more
     task = dict(config["task"])
     _match_labels(task.get("kind"), data)
     outputs = {**facts, "num_classes": 1} if task.get("kind") == "binary" else facts
@@ -158,13 +164,14 @@ def make_task(config: Config, classes: list[str], preprocess: Preprocess, *, tra
 
 
 def _without_weights(node: Any) -> Any:
-    """A model's node that fetches no trained weights: a checkpoint holds its own, also where no network is."""
+    """A model's node that fetches no trained weights, for a checkpoint holds its own, and writes where no file says."""
     if isinstance(node, list):
         return [_without_weights(inner) for inner in node]
     if not isinstance(node, Mapping):
         return node
     kept = {key: _without_weights(value) for key, value in node.items()}
-    kept |= {key: None for key, value in kept.items() if key.startswith("weights") and isinstance(value, str)}
+    unused = [key for key in kept if key.startswith("weights") or key == "cache_dir"]
+    kept |= {key: None for key in unused if isinstance(kept[key], str)}
     return kept | {key: False for key, value in kept.items() if key.startswith("pretrained") and value is True}
 
 

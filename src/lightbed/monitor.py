@@ -2,8 +2,14 @@
 
 
 def mode_of(name: str) -> str:
-    """Whether a logged value is better high ('max') or low ('min'), by its name: losses are better low."""
-    return "min" if "loss" in name.partition("/")[2] else "max"
+    """Whether a logged value is better high ('max') or low ('min'), by its name: losses and seconds low."""
+    metric = name.partition("/")[2]
+    return "min" if "loss" in metric or is_time(name) else "max"
+
+
+def is_time(name: str) -> bool:
+    """Whether a logged value is a time, which no two runs have the same."""
+    return name.partition("/")[2].startswith("seconds")
 
 
 def tested(name: str) -> str:

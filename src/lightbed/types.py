@@ -16,6 +16,7 @@ class Target(TypedDict, total=False):
     """What is known of one image, or of a batch with a leading N. Only the keys that the data has are there."""
 
     label: Tensor  # int64 (): the class; for multi-label data float32 (K,) of 0 and 1
+    box: Tensor  # float32 (4,): xyxy in pixels, of the one object that counts
     boxes: Tensor  # float32 (n, 4): xyxy in pixels, also (0, 4) for an image without objects
     labels: Tensor  # int64 (n,): class of each box
     masks: Tensor  # bool (n, H, W): one instance each
@@ -36,6 +37,8 @@ class Prediction(TypedDict, total=False):
     labels: Tensor  # int64 (n,)
     masks: Tensor  # bool (n, H, W)
     mask: Tensor  # uint8 (H, W): class of each pixel
+    score_map: Tensor  # float32 (H, W): what a slid classifier says around each pixel, probability of the best class
+    image: Tensor  # uint8 (C, H, W): what was made of two images
 
 
 class Step(NamedTuple):

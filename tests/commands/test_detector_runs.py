@@ -34,10 +34,13 @@ REGIONS = [
     "model.box_detections_per_img=10",
     "model.rpn_post_nms_top_n_test=20",
 ]
+SEARCH = ["model.box_batch_size_per_image=8", "model.proposals.width=48", "model.proposals.most=20"]
 SMALL = {
+    "fast_rcnn": [LIGHT[0], "model.level=1", "model.representation_size=16", *SEARCH],
     "faster_rcnn": REGIONS,
     "fcos": [LIGHT[0], "model.pyramid_channels=64", "model.levels=[1,2,3]", "model.strides=[4,8,16,32,64]"],
     "mask_rcnn": [*REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8"],
+    "rcnn": ["model.classifier.channels=[4,8]", "model.crop_size=12", "model.context=1", "model.box_grid=2", *SEARCH],
     "retinanet": [*LIGHT, "model.levels=[1,2,3]"],
     "ssd": [],
     "ssdlite": ["model.size=[96,96]"],

@@ -98,7 +98,8 @@ def test_opening_a_loader_draws_nothing_from_the_global_generator():
 
 def test_facts_and_class_counts():
     data = opened()
-    assert data.facts() == {"num_classes": 3, "in_channels": 1, "image_size": [1, 1], "in_features": 1}
+    facts = {"num_classes": 3, "in_channels": 1, "image_size": [1, 1], "in_features": 1}
+    assert data.facts() == {**facts, "mean": data.preprocess.mean, "std": data.preprocess.std}
     expected = torch.bincount(torch.tensor(values(data.splits["train"])) % 3)
     assert torch.equal(data.class_counts(), expected)
 

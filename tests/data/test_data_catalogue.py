@@ -12,9 +12,9 @@ from lightbed import build, folders
 from lightbed.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
-EMBEDDED = ("digits", "digit_scenes")
+EMBEDDED = ("digits", "digit_scenes", "one_digit")
 FOLDERS = ("image_folder", "mask_folder", "auto", "coco", "voc", "yolo", "instance_masks")  # of the user's own
-NO_DATA = ("base", "custom")  # what the others share; a class of the user's own
+NO_DATA = ("base", "custom", "style_pair")  # what the others share; a class of the user's own; two images, no set
 NAMES = sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem not in NO_DATA)
 
 

@@ -23,7 +23,10 @@ MODELS = sorted(path.stem for path in CONF.glob("*.yaml") if "override /task@_gl
 MODELS = sorted({*MODELS, "mask_rcnn"})  # it is Faster R-CNN with something added
 FRESH = {"weights": None, "weights_backbone": None, "num_classes": 4}
 LIGHT = {"backbone": "mobilenet_v3_small", "pyramid_channels": 32}
+SEARCH = {"engine": "own", "width": 32, "scale": 30, "sigma": 0.8, "least": 4, "most": 10}
 SMALL: dict[str, dict[str, Any]] = {
+    "fast_rcnn": {"backbone": "mobilenet_v3_small", "level": 1, "representation_size": 16, "proposals": SEARCH},
+    "rcnn": {"crop_size": 12, "context": 1, "box_grid": 2, "proposals": SEARCH},
     "faster_rcnn": {**LIGHT, "levels": [1, 2], "anchor_sizes": [[16], [32], [64]], "representation_size": 16},
     "fcos": {**LIGHT, "pyramid_channels": 64, "levels": [1, 2, 3], "strides": [4, 8, 16, 32, 64], "score_thresh": 0.0},
     "retinanet": {**LIGHT, "levels": [1, 2, 3]},
@@ -36,14 +39,19 @@ SMALL["mask_rcnn"] = {**SMALL["faster_rcnn"], "mask_layers": [16], "mask_dim_red
 def node(name: str) -> dict[str, Any]:
     """The model's config as Hydra composes it."""
     found: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    for base in found.pop("defaults"):
-        found = {**node(base), **found} if isinstance(base, str) and base != "_self_" else found
+    for base in found.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            found = {**node(base), **found}
+        elif isinstance(base, dict):
+            ((group, name),) = base.items()
+            place = group.removeprefix("/model@")  # as `/model@classifier: cnn` puts it there
+            found |= {place: node(name)} if place != group else {}
     return found
 
 
 def build(name: str, channels: int = 3, **options: Any) -> nn.Module:
     """The network of a config for 3 classes."""
-    facts = {"num_classes": 3, "in_channels": channels}
+    facts = {"num_classes": 3, "in_channels": channels, "mean": [0.5] * channels, "std": [0.25] * channels}
     return make(fill_auto({**node(name), **SMALL[name], **options}, facts, "model"), "model")
 
 

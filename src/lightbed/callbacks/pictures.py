@@ -22,6 +22,7 @@ from lightbed.folders import run_name
 from lightbed.metrics.classification import ConfusionScores, MultilabelScores
 from lightbed.metrics.curves import PrecisionRecall
 from lightbed.metrics.detection import DetectionScores
+from lightbed.metrics.localization import LocalizationScores
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
 from lightbed.types import STAGES, Prediction, Target
@@ -140,8 +141,9 @@ def metric_pictures(metric: Metric) -> list[Drawn]:  # noqa: ARG001
 
 
 @metric_pictures.register(ConfusionScores)
+@metric_pictures.register(LocalizationScores)
 @metric_pictures.register(SegmentationScores)
-def _confusion(metric: ConfusionScores | SegmentationScores) -> list[Drawn]:
+def _confusion(metric: ConfusionScores | LocalizationScores | SegmentationScores) -> list[Drawn]:
     with metric.sync_context():
         matrix = metric.matrix.cpu().numpy().copy()
     counted = "pixels" if isinstance(metric, SegmentationScores) else "images"

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightbed.errors import UserError
 from lightbed.runs.log import say
-from lightbed.tasks.optim import part_of
+from lightbed.tasks.optim import part_of, spelled
 
 
 class Unfreezing(Callback):
@@ -20,7 +20,7 @@ class Unfreezing(Callback):
 
     Args:
         parts: epoch (from 0) from which each part trains, e.g. `{"features.4": 2, "features": 5}`; a part is a prefix
-            of parameter names at a dot, and the longest that fits counts.
+            of parameter names at a dot, and the longest that fits counts; `loaded` is all that had trained weights.
     """
 
     def __init__(self, parts: Mapping[str, int]) -> None:
@@ -30,9 +30,10 @@ class Unfreezing(Callback):
                 raise UserError(f"callbacks.unfreezing.parts.{name}={epoch} must be an epoch, a whole number from 0")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        model, rates, strategy = pl_module.model, pl_module.rates or {}, trainer.strategy
+        model, strategy = pl_module.model, trainer.strategy
+        rates = spelled(pl_module.rates or {}, pl_module.parts)
         names = [name for name, _ in model.named_parameters()]
-        for part in self.parts:
+        for part in spelled(self.parts, pl_module.parts):
             mine = [name for name in names if part_of(name, {part: 0.0})]
             if not mine:
                 known = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
@@ -45,17 +46,18 @@ class Unfreezing(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._apply(pl_module.model, trainer.current_epoch)  # a run may go on in the middle of an epoch
+        self._apply(pl_module, trainer.current_epoch)  # a run may go on in the middle of an epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         epoch = trainer.current_epoch
-        self._apply(pl_module.model, epoch)
+        self._apply(pl_module, epoch)
         new = [part for part, first in self.parts.items() if first == epoch and epoch > 0]
         if new and trainer.is_global_zero:
             say(f"epoch {epoch + 1}: {', '.join(new)} trains from now on")
 
-    def _apply(self, model: Any, epoch: int) -> None:
-        first = {part: float(number) for part, number in self.parts.items()}
+    def _apply(self, task: Any, epoch: int) -> None:
+        model = task.model
+        first = spelled({part: float(number) for part, number in self.parts.items()}, task.parts)
         for name, parameter in model.named_parameters():
             if (part := part_of(name, first)) is not None:
                 parameter.requires_grad_(epoch >= first[part])

@@ -32,7 +32,10 @@ from lightbed.runs.record import Record
 from lightbed.runs.results import near
 from lightbed.tasks.base import Task
 from lightbed.tasks.detector import Detector
+from lightbed.tasks.localizer import Localizer
+from lightbed.tasks.neural_style import NeuralStyle
 from lightbed.tasks.segmenter import Segmenter
+from lightbed.transforms.boxes import clip
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction
 
@@ -59,6 +62,10 @@ def predict(cfg: DictConfig) -> None:
     sources = [config["source"]] if isinstance(config["source"], str) else [str(item) for item in config["source"]]
     files = [path for source in sources for path in find_images(source)]
     loaded = load_run(config["run"], trust=config["trust"])
+    if isinstance(loaded.task, NeuralStyle):
+        raise UserError(
+            f"run={config['run']} made one image and sees nothing in others: look at its pictures/stylised.png"
+        )
     own = loaded.config
     if isinstance(loaded.task, Detector) and config["threshold"] is None:
         config["threshold"] = detections.THRESHOLD
@@ -137,6 +144,10 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
         for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
             yield from _detected(batch, fabric, model, preprocess, config["threshold"])
         return
+    if isinstance(loaded.task, Localizer):
+        for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
+            yield from _localized(batch, fabric, model, preprocess)
+        return
     for batch in batches(
         files, config["batch_size"], config["broken"], lambda path: preprocess.fit(own(path)), skipped
     ):
@@ -156,6 +167,15 @@ def _detected(
         yield Seen(path, detections.at_own_size(called, preprocess, (image.shape[-2], image.shape[-1])))
 
 
+def _localized(batch: list[tuple[Path, Tensor]], fabric: Fabric, model: Any, preprocess: Preprocess) -> Iterator[Seen]:
+    """Class and box of the one object, at the images' own sizes."""
+    images = preprocess(fabric.to_device(torch.stack([preprocess.fit(image) for _, image in batch])))
+    for (path, image), seen in zip(batch, model.predict(images), strict=True):
+        size = (image.shape[-2], image.shape[-1])
+        box = clip(preprocess.unfit_boxes(seen["box"][None].cpu(), size), size)[0]
+        yield Seen(path, Prediction(label=seen["label"].cpu(), scores=seen["scores"].cpu(), box=box))
+
+
 # -- what is written ---------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +183,7 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
     """A line of predictions.jsonl: path, what is called, and the scores of all classes by name.
 
     One class an image: `label`, `index` and `score`; label and index are null where the score is under the threshold.
+    A localizer adds `box`, xyxy in pixels.
     Several labels an image: `labels`, those whose score is over the threshold. A class for each pixel: `shares`, the
     part of the image that each class has, and `mask`, the file. Objects: see `detections.objects`.
     """
@@ -178,11 +199,13 @@ def describe(seen: Seen, classes: list[str], threshold: float | None) -> dict[st
         return {"path": str(seen.path), "labels": [name for name in classes if named[name] > least], "scores": named}
     index = int(seen.prediction["label"])
     called = threshold is None or scores[index] >= threshold
+    corners = seen.prediction["box"].tolist() if "box" in seen.prediction else []
     return {
         "path": str(seen.path),
         "label": classes[index] if called else None,
         "index": index if called else None,
         "score": scores[index],
+        **({"box": [float(str(np.float32(value))) for value in corners]} if corners else {}),
         "scores": named,
     }
 

@@ -126,7 +126,8 @@ def placed(old: build.Config, command: build.Config) -> build.Config:
     paths = {name: str(command["paths"][name]) for name in names}
     moved_to = {old["paths"][name]: path for name, path in paths.items() if name in old["paths"]}
     data = {**moved(old["data"], moved_to), "cache_dir": paths["cache"]}
-    return {**old, "paths": {**old["paths"], **paths}, "data": data, "test": old.get("test", "auto")}
+    model = moved(old["model"], moved_to)  # some keep what they make of the data in the cache
+    return {**old, "paths": {**old["paths"], **paths}, "data": data, "model": model, "test": old.get("test", "auto")}
 
 
 def first_settings(config: build.Config, record: dict[str, Any]) -> build.Config:

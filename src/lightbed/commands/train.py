@@ -26,7 +26,7 @@ from lightbed.data.base import DataModule
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
-from lightbed.runs import kernels, memory
+from lightbed.runs import kernels, memory, transfer
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.differences import changed_files, known_files
@@ -119,7 +119,9 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     keep_memory()
     skip_filling()
     torch.set_float32_matmul_precision("high")
-    data = build.make_data(config)
+    if config.get("weights"):
+        config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
+    data, given = build.make_data(config), config
     config = build.with_facts(config, data)
     record.write_config(config)
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
@@ -127,6 +129,8 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     task.colours = {name: list(data.colours[name]) for name in data.classes if name in data.colours}
     if last is not None:
         check_fits(task, last)
+    if config.get("weights"):
+        record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
     task.provenance = {
         "config_json": json.dumps(config),
         "seed": config["seed"],

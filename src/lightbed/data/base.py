@@ -211,10 +211,14 @@ class DataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self.eval_loader("test")
 
-    def eval_loader(self, split: str) -> DataLoader[Batch]:
-        """All samples of a split in order, without training's transform."""
+    def eval_loader(self, split: str, *, whole: bool = False) -> DataLoader[Batch]:
+        """All samples of a split in order, without training's transform; of several processes each has its share.
+
+        With `whole` each has all.
+        """
         source = self._source(split)
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shared = self.trainer and not whole
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if shared else (0, 1)
         reader = KeyedReader(source, self.seed, None, self.collate, split, skip=self.broken == "skip")
         return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
 
@@ -248,6 +252,8 @@ class DataModule(L.LightningDataModule):
             "in_channels": channels,
             "image_size": list(size),
             "in_features": channels * size[0] * size[1],
+            "mean": self.preprocess.mean,
+            "std": self.preprocess.std,
         }
 
     def fingerprint(self) -> dict[str, Any]:

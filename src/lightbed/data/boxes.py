@@ -17,11 +17,11 @@ from lightbed.data.folder import ImageFolder
 from lightbed.data.images import read_image
 from lightbed.data.shapes import draw_masks
 from lightbed.data.sized import SizedDecoder, bytes_of
-from lightbed.data.source import Batch, Sample, Source, Subset, listed
+from lightbed.data.source import Batch, Sample, Source, Subset, listed, stack
 from lightbed.data.upright import as_shown
 from lightbed.errors import UserError, one_of
 from lightbed.runs.log import say
-from lightbed.transforms.boxes import areas_of, tidy
+from lightbed.transforms.boxes import areas_of, clip, tidy
 from lightbed.transforms.preprocess import Preprocess
 
 _log = logging.getLogger("lightbed")
@@ -37,6 +37,8 @@ class BoxData(ImageFolder):
     Args:
         root: the folder.
         classes: names of the classes to learn, in this order; None for all. Objects of others are left out.
+        objects: 'all' of an image, or 'largest', the one with the largest box: a target is then `label` and `box`, a
+            batch is stacked, and images without objects are left out.
         masks: read instance masks, where the format has them; false takes less time.
         validation_as: the split that given validation images become: 'val', or 'test' where there are none for that.
         common: the arguments of `ImageFolder` but for its labels.
@@ -52,13 +54,17 @@ class BoxData(ImageFolder):
         root: str | Path,
         *,
         classes: Sequence[str] | None = None,
+        objects: str = "all",
         masks: bool = True,
         validation_as: str = "val",
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
         self.wanted = None if classes is None else [str(name) for name in classes]
-        self.masks = masks
+        self.objects = one_of(objects, ("all", "largest"), "data.objects")
+        self.masks = masks and objects == "all"
+        if objects == "largest" and self.preprocess.size is None:
+            raise UserError("data.image_size=null: with one object an image, images are stacked: give [height,width]")
         self.validation_as = one_of(validation_as, ("val", "test"), "data.validation_as")
         self.label_files: list[Path] = []
 
@@ -78,7 +84,7 @@ class BoxData(ImageFolder):
         return [*self.label_files, *(self.root / file.path for file in self.files)]
 
     def collate(self, samples: list[Sample]) -> Batch:
-        return listed(samples)
+        return (listed if self.objects == "all" else stack)(samples)
 
     def load(self) -> Loading:
         if not self.root.is_dir():
@@ -95,6 +101,8 @@ class BoxData(ImageFolder):
             raise UserError(f"data.root={self.root}: no object is labelled in its {len(found.images):,} images{first}")
         masks = self.masks and any(shape is not None for one in found.images for shape in one.shapes)
         self.holds = (*BoxData.holds, "masks") if masks else BoxData.holds
+        if self.objects == "largest":
+            self.holds = ("label", "box")
         source, splits, skipped, faults = self._open_images(found.images, masks=masks)
         faults = [*found.faults, *faults]
         self._report(faults)
@@ -143,16 +151,23 @@ class BoxData(ImageFolder):
         kept: list[Annotated] = []
         rows: list[int] = []
         faults: list[Fault] = []
+        empty = 0
         for row, index in enumerate(whole):
             one, size = images[index], decoder.sizes[images[index].image.path]
             one, turned = as_shown(self.root, one, size)
             settled, wrong = settle(one, size, masks=masks)
             faults += turned + wrong
+            if settled is not None and self.objects == "largest":
+                settled = largest(settled, self.preprocess)
+                empty += settled is None
             if settled is not None:
                 kept.append(settled)
                 rows.append(row)
         pixels = None if decoded is None else (decoded, rows)
-        source = BoxSource(self.root, kept, self.preprocess, pixels, masks=masks)
+        kind = BoxSource if self.objects == "all" else LargestSource
+        source = kind(self.root, kept, self.preprocess, pixels, masks=masks)
+        if empty:
+            say(f"{empty:,} images without an object are left out")
         return source, [one.split for one in kept], list(broken.values()), faults
 
     def _fits(self, count: int) -> bool:
@@ -243,6 +258,26 @@ class BoxSource:
             if left >= 0 and top >= 0 and right <= masks.shape[2] and bottom <= masks.shape[1]:
                 masks[i, int(top) : max(math.ceil(bottom), 1), int(left) : max(math.ceil(right), 1)] = True
         return masks
+
+
+class LargestSource(BoxSource):
+    """Images with one object each, see `largest`: its `label` int64 () and `box` float32 (4,)."""
+
+    def _target(self, index: int) -> Any:
+        target = super()._target(index)
+        box = target["boxes"].as_subclass(Tensor)[0]
+        return {"label": target["labels"][0], "box": box, "path": target["path"]}
+
+
+def largest(one: Annotated, preprocess: Preprocess) -> Annotated | None:
+    """The image with that object alone of which the largest box is left as the network sees it; None without any."""
+    own = one.size or (1, 1)
+    size = preprocess.size or own
+    boxes = clip(preprocess.fit_boxes(torch.from_numpy(one.boxes), own), size)
+    areas = areas_of(boxes) * ~torch.from_numpy(one.crowd)
+    if not len(areas) or not float(areas.max()):
+        return None
+    return one.chosen(np.arange(len(areas)) == int(areas.argmax()))
 
 
 def targets_of(source: Any) -> list[dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from lightbed.data.pairs import PairArrays, mask_weights
 from lightbed.data.source import Batch, Sample, Source, listed, stack
 from lightbed.errors import UserError, nearest
 
-TARGETS = ("label", "boxes", "labels", "masks", "mask")
+TARGETS = ("label", "box", "boxes", "labels", "masks", "mask")
 _POOLS = {"train": 0.6, "val": 0.2, "test": 0.2}  # share of the handwritten digits that a split's scenes are drawn from
 _VISIBLE = 0.6  # least share of a digit that others leave uncovered
 _TRIES = 20  # places tried for a digit before it is left out
@@ -113,13 +113,13 @@ class DigitScenes(DataModule):
     """Scenes composed of scikit-learn's handwritten digits; a function of (split_seed, split, index).
 
     Classes are the ten digits; with `mask` among the targets, they are `background` and the ten digits, so digit d is
-    class d + 1. `label` is the largest digit of the scene. No handwritten digit is in two splits.
+    class d + 1. `label` and `box` are of the largest digit of the scene. No handwritten digit is in two splits.
 
     Args:
         images: scenes of each split.
         digits: least and greatest number of digits in a scene.
         sides: least and greatest height of a digit in pixels.
-        targets: what a sample's target holds: any of `label`, `boxes`, `labels`, `masks` and `mask`, see
+        targets: what a sample's target holds: any of `label`, `box`, `boxes`, `labels`, `masks` and `mask`, see
             `lightbed.types.Target`. With boxes, labels or masks, a batch is a list of images and a list of dicts.
         common: the arguments of `DataModule`; `image_size` must be given.
 
@@ -149,6 +149,8 @@ class DigitScenes(DataModule):
         self.digits, self.sides = _range(digits, "digits", 0), _range(sides, "sides", 4)
         if self.sides[1] > min(self.size):
             raise UserError(f"data.sides={list(sides)}: digits must not be larger than data.image_size={self.size}")
+        if "box" in targets and not self.digits[0]:
+            raise UserError(f"data.digits={list(digits)}: a box in every scene needs a digit in every scene")
         self.targets = tuple(targets)
         self.holds = self.targets
         self.first = int("mask" in targets)  # class of digit 0
@@ -186,9 +188,13 @@ class DigitScenes(DataModule):
         if self.preprocess.channels == 1:
             image = (image @ _GREY).round().astype(np.uint8)[..., None]
         target: Any = {}
+        largest = int(scene.masks.sum((1, 2)).argmax()) if len(scene.digits) else None
         if "label" in self.targets:
-            largest = scene.digits[scene.masks.sum((1, 2)).argmax()] if len(scene.digits) else 0
-            target["label"] = torch.tensor(int(largest) + self.first)
+            digit = 0 if largest is None else int(scene.digits[largest])
+            target["label"] = torch.tensor(digit + self.first)
+        if "box" in self.targets:
+            box = np.zeros(4, np.float32) if largest is None else boxes_of(scene.masks[largest : largest + 1])[0]
+            target["box"] = torch.from_numpy(box)
         if "boxes" in self.targets:
             boxes = torch.from_numpy(boxes_of(scene.masks))
             target["boxes"] = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size)

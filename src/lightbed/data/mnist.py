@@ -1,15 +1,17 @@
 """MNIST and Fashion-MNIST: the same four files, other pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchvision import datasets
 
 from lightbed.data.base import DataModule, Loading
 from lightbed.data.download import File, fetch
 from lightbed.data.idx import read_idx
 from lightbed.data.source import ArraySource
-from lightbed.errors import UserError
+from lightbed.errors import UserError, nearest
 
 _SPLITS = {"train": "train", "test": "t10k"}
 
@@ -20,15 +22,23 @@ class MNIST(DataModule):
     Args:
         root: folder of data sets; the files lie in `root/MNIST/raw`, gzipped as published or unpacked.
         url: where they are downloaded from; None for torchvision's mirrors.
+        classes: names of the classes to learn, in this order; None for all. Images of others are left out.
         common: the arguments of `DataModule`.
     """
 
     source: Any = datasets.MNIST  # knows file names, checksums, mirrors and class names
 
-    def __init__(self, root: str | Path, *, url: str | None = None, **common: Any) -> None:
+    def __init__(
+        self, root: str | Path, *, url: str | None = None, classes: Sequence[str] | None = None, **common: Any
+    ) -> None:
         super().__init__(**{"channels": 1, "image_size": [28, 28], **common})
         self.folder = Path(root).expanduser() / self.source.__name__ / "raw"
         self.urls = [url] if url else list(self.source.mirrors)
+        self.names = [name.split(" - ")[-1] for name in self.source.classes]
+        self.wanted = self.names if classes is None else [str(name) for name in classes]
+        for name in self.wanted:
+            if name not in self.names or self.wanted.count(name) > 1:
+                raise UserError(f"data.classes={self.wanted}: {name} is none or twice: {nearest(name, self.names)}")
 
     def download(self) -> None:
         for name, md5 in self.source.resources:
@@ -44,7 +54,7 @@ class MNIST(DataModule):
 
     def load(self) -> Loading:
         splits = {split: self._read(prefix) for split, prefix in _SPLITS.items()}
-        return Loading(dict(splits), [name.split(" - ")[-1] for name in self.source.classes])
+        return Loading(dict(splits), self.wanted)
 
     def _read(self, prefix: str) -> ArraySource:
         paths = []
@@ -56,6 +66,11 @@ class MNIST(DataModule):
         images, labels = (read_idx(path) for path in paths)
         if len(images) != len(labels):
             raise UserError(f"{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels: delete them")
+        if self.wanted != self.names:
+            numbers = torch.full((len(self.names),), -1)
+            numbers[[self.names.index(name) for name in self.wanted]] = torch.arange(len(self.wanted))
+            chosen = numbers[labels.long()] >= 0
+            images, labels = images[chosen], numbers[labels.long()][chosen]
         return ArraySource(self.preprocess.fit(images[:, None]), {"label": labels.long()})
 
 

@@ -14,7 +14,7 @@ from lightbed.data.images import read_image
 from lightbed.data.order import Keys
 from lightbed.errors import UserError
 from lightbed.runs.log import tell
-from lightbed.transforms.boxes import transform_objects
+from lightbed.transforms.boxes import transform_objects, transform_one
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Target
 
@@ -221,6 +221,8 @@ class KeyedReader(Dataset[Batch]):
         transform: Callable[..., Sample] = self.transform  # type: ignore[assignment]  # only called where there is one
         if "boxes" in target:
             return transform_objects(transform, image, {**target}, lambda: seed_all(key))
+        if "box" in target:
+            return transform_one(transform, image, {**target}, lambda: seed_all(key))
         seed_all(key)
         return transform(image, target)
 

@@ -199,6 +199,8 @@ def _write_tags(
     taken: list[tuple[float, ...]] = []
     height, room = above + below + 1, _COVERED * size[0] * size[1]
     for mark, (x1, y1, x2, y2) in zip(objects, places, strict=True):
+        if not mark.tag:
+            continue
         width = font.getlength(mark.tag) + 6
         spots = [(x1, y1 - height), (x1, y2 + 1), (x2 - width, y1 - height), (x2 - width, y2 + 1), (x1, y1),
                  (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]  # fmt: skip

@@ -43,12 +43,15 @@ def draw(
         colours: RGB of classes by name, for masks of classes; what it lacks gets one of ours.
     """
     from lightbed.draw.boxes import detected  # they build on this module
+    from lightbed.draw.localized import localized
     from lightbed.draw.masks import segmented
+    from lightbed.draw.stylised import stylised
 
     if "mask" in prediction:
         return segmented(image, prediction, target or {}, classes, colours)
-    if "boxes" in prediction:
-        return detected(image, prediction, target or {}, classes)
+    for key, pictured in (("boxes", detected), ("box", localized), ("image", stylised)):
+        if key in prediction:
+            return pictured(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
     return PANELS[kind](image, prediction, target or {}, classes)
 

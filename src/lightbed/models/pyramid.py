@@ -74,6 +74,29 @@ def pyramid(
     Raises:
         UserError: no such backbone, stage or number of layers.
     """
+    network, taken, widths = staged(backbone, in_channels, levels, weights, norm, trainable_layers)
+    return BackboneWithFPN(
+        network,
+        taken,
+        widths,
+        channels,
+        extra_blocks=extra,
+        norm_layer=norm if norm_pyramid else None,
+    )
+
+
+def staged(
+    backbone: str,
+    in_channels: int,
+    levels: Sequence[int],
+    weights: str | None,
+    norm: Callable[[int], nn.Module],
+    trainable_layers: int,
+) -> tuple[nn.Module, dict[str, str], list[int]]:
+    """A classifier of torchvision, the layers that end the stages `levels` by '0', '1' ..., and their channels.
+
+    See `pyramid` for the arguments and errors.
+    """
     known = (*RESNETS, *MOBILENETS)
     if backbone not in known:
         raise UserError(f"model.backbone={backbone} is not known: {nearest(backbone, list(known))}")
@@ -94,14 +117,7 @@ def pyramid(
         raise UserError(f"model.levels={list(levels)}: {backbone} has stages {first} to {first + len(names) - 1}")
     freeze_first(network, parts, trainable_layers)
     taken = {names[level - first]: str(i) for i, level in enumerate(levels)}
-    return BackboneWithFPN(
-        network,
-        taken,
-        [widths[level - first] for level in levels],
-        channels,
-        extra_blocks=extra,
-        norm_layer=norm if norm_pyramid else None,
-    )
+    return network, taken, [widths[level - first] for level in levels]
 
 
 def strided(features: nn.Sequential) -> list[int]:

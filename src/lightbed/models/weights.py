@@ -83,26 +83,44 @@ def _fetch(name: str, weights: str) -> State:
         hint = nearest(weights, ["DEFAULT", *known])
         raise UserError(f"model.weights={weights} is neither a .pth, .pt or .ckpt file nor known for {name}: {hint}")
     entry = torchvision.models.get_model_weights(name).DEFAULT if weights == "DEFAULT" else known[weights]
+    return fetch_entry(entry, f"model.weights={weights}")
+
+
+def fetch_entry(entry: Any, where: str) -> State:
+    """The weights of one of torchvision's entries, downloaded once; `where` is the config key that asks for them.
+
+    Raises:
+        UserError: they cannot be had.
+    """
     place = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
     try:
         return dict_of(entry.get_state_dict(progress=True, check_hash=True, weights_only=True), str(place))
     except (URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"model.weights={weights}: {entry.url} cannot be reached ({reason}): put that file at {place}, "
-            "or train from scratch with model.weights=null"
+            f"{where}: {entry.url} cannot be reached ({reason}): put that file at {place}, "
+            f"or train from scratch with {where.partition('=')[0]}=null"
         ) from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"model.weights={weights}: {place} is damaged ({_first_line(error)}): delete it") from error
+        raise UserError(f"{where}: {place} is damaged ({_first_line(error)}): delete it") from error
 
 
 def _read(path: Path) -> State:
+    return read_file(path, "model.weights")
+
+
+def read_file(path: Path, key: str) -> State:
+    """The state dict in a file, read without running code; `key` is the config key that names it.
+
+    Raises:
+        UserError: there is none.
+    """
     try:
         return dict_of(torch.load(path, map_location="cpu", weights_only=True), str(path))
     except FileNotFoundError as error:
-        raise UserError(f"model.weights={path} does not exist") from error
+        raise UserError(f"{key}={path} does not exist") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"model.weights={path} cannot be read as weights ({_first_line(error)})") from error
+        raise UserError(f"{key}={path} cannot be read as weights ({_first_line(error)})") from error
 
 
 def dict_of(content: Any, origin: str) -> State:

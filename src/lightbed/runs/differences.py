@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightbed.data.files import read_listing
 from lightbed.figures import read_figures
+from lightbed.monitor import is_time
 from lightbed.runs.history import read_history
 
 _LISTED = 5  # names in a line
@@ -44,14 +45,14 @@ def compare_results(then: Path, now: Path) -> Outcome:
     columns: set[str] = set()
     old, new = read_history(then / "metrics.csv"), read_history(now / "metrics.csv")
     for one, other in zip(old, new, strict=False):
-        names = sorted((one.keys() | other.keys()) - {"seconds"})
+        names = _compared((one.keys() | other.keys()) - {"seconds"})
         columns |= {*names} - {"epoch", "step"}
         if told := _first(one, other, names):
             return Outcome(False, f"metrics.csv differs first in the row of epoch {int(one['epoch'])}: {told}")
     if len(old) != len(new):
         return Outcome(False, f"metrics.csv has {len(old)} rows then, {len(new)} now; the rows of both are the same")
     one, other = (read_figures(folder / "metrics.json") for folder in (then, now))
-    names = sorted(one.keys() | other.keys())
+    names = _compared(one.keys() | other.keys())
     if told := _first(one, other, names):
         return Outcome(False, f"metrics.json differs: {told}")
     columns |= {*names} - {"epoch"}
@@ -68,6 +69,11 @@ def compare_results(then: Path, now: Path) -> Outcome:
     last = digests.get("last") or digests.get("best")
     weights = f"weights sha256 {last}" if last else "no checkpoint to compare"
     return Outcome(True, f"identical: {len(columns)} metrics in {len(old)} epochs, {weights}")
+
+
+def _compared(names: Iterable[str]) -> list[str]:
+    """Those of the logged names whose values a repetition must have, too."""
+    return sorted(name for name in names if not is_time(name))
 
 
 def _first(one: Mapping[str, float], other: Mapping[str, float], names: list[str]) -> str:

@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
-from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler
+from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler, spelled
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import STAGES, Prediction, Step
@@ -30,7 +30,7 @@ class Task(L.LightningModule):
             `epochs`, `steps_per_epoch`, `max_lr`, `mode`).
         interval: 'epoch' or 'step': when the schedule moves.
         rates: learning rate by part of the model, see `parameter_groups`. A part with rate 0 is frozen: its weights
-            stay, and its batch norm and dropout behave as in evaluation.
+            stay, and its batch norm and dropout behave as in evaluation. The names in `parts` stand for their parts.
         preprocess: applied to every batch on the device; None where batches arrive normalised, in float.
         augment: applied to training batches on the device, before `preprocess`.
         monitor: the logged name that chooses the best checkpoint and steers a plateau schedule.
@@ -44,6 +44,9 @@ class Task(L.LightningModule):
 
     pictured: str = ""
     """What the grid of predictions says below its title; empty: how many are right."""
+
+    parts: dict[str, list[str]]
+    """Where the network began with trained weights: its parts that were `loaded`, and those that are `new`."""
 
     learns: tuple[str, ...] = ()
     """What of a target it looks at; data that can give several kinds gives these, where its config says `auto`."""
@@ -80,6 +83,7 @@ class Task(L.LightningModule):
             self.model.to(memory_format=torch.channels_last)
         self.colours: dict[str, list[int]] = {}  # RGB of classes in pictures, by name, where the data says them
         self.provenance: dict[str, Any] = {}
+        self.parts: dict[str, list[str]] = {}
         self.validated = False
         self.check_loss: Callable[[Tensor, Mapping[str, Tensor], Any], bool] | None = None  # see `callbacks.finite`
 
@@ -188,7 +192,7 @@ class Task(L.LightningModule):
         self._rest_frozen()
 
     def _rest_frozen(self) -> None:
-        for module in frozen_modules(self.model, self.rates):
+        for module in frozen_modules(self.model, spelled(self.rates or {}, self.parts)):
             module.eval()
 
     def on_validation_epoch_start(self) -> None:
@@ -235,7 +239,7 @@ class Task(L.LightningModule):
             raise UserError(
                 f"{type(self).__name__} was built without an optimizer; give optimizer=partial(Adam, lr=...)"
             )
-        optimizer = make_optimizer(self.model, self.optimizer, self.rates)
+        optimizer = make_optimizer(self.model, self.optimizer, self.rates, self.parts)
         if self.scheduler is None:
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
@@ -285,6 +289,7 @@ class Task(L.LightningModule):
             "classes": self.classes,
             "colours": self.colours,
             "preprocess": self.preprocess.describe() if self.preprocess else None,
+            **({"parts": self.parts} if self.parts else {}),
             **self.provenance,
         }
 

@@ -1,6 +1,6 @@
 """Detection: boxes around any number of objects, and instance masks where the network gives them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ class Detector(Task):
     Args:
         model: network of torchvision's convention: in training `model(images, targets)` gives losses by name, in
             evaluation `model(images)` gives boxes, labels, scores and masks (n, 1, h, w), the best first. Its labels
-            begin at 1, with 0 for background, and so it is made for K + 1 classes; all others begin at 0.
+            begin at 1, with 0 for background, and so it is made for K + 1 classes; all others begin at 0. It may have
+            `settle(batches)`, see `Detector.settle`.
         num_classes: K.
         classes: their names; numbers, if not given.
         mask_threshold: probability from which a pixel belongs to an object's mask.
@@ -127,6 +128,31 @@ class Detector(Task):
         for part in deciders(self.model):  # a frozen part still has losses, whose gradient others need
             part.training = True
 
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let a network with `settle(batches)` fit what is not trained by steps, on the training images as they are.
+
+        It is called before each validation of a fit, in evaluation mode, with lists of preprocessed images and of
+        targets as they come in training.
+        """
+        if not hasattr(self.model, "settle"):
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        loader = (
+            data.eval_loader("train", whole=True) if hasattr(data, "eval_loader") else self.trainer.train_dataloader
+        )
+
+        def batches() -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
+            for batch in loader:
+                moved = self.transfer_batch_to_device(batch, self.device, 0)
+                images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
+                yield images, [self.objects(target) for target in targets]
+
+        self.model.settle(batches())
+
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
         self.metric("val").threshold = float(self.threshold)
@@ -155,9 +181,11 @@ class Detector(Task):
             return f"mean over classes, {ious}"
         if name in ("precision", "recall", "f1"):
             return f"all boxes, IoU 0.5, score from {float(self.threshold):.2f}"
-        return {"detections": "mean over images", "highest_score": "of all images"}.get(
-            name, "mean over batches' images" if name.startswith("loss") else ""
-        )
+        if name.startswith("seconds"):
+            return "seconds an image"
+        others = {"highest_score": "of all images", "proposal_recall": "of all objects"}
+        others |= dict.fromkeys(("detections", "proposals"), "mean over images")
+        return others.get(name, "mean over batches' images" if name.startswith("loss") else "")
 
 
 def _by_name(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SHARED = ("backbone", "head", "rpn.head")
+SHARED = ("proposals", "backbone", "head", "rpn.head")
 """Parts whose outputs losses and detections have in common; detectors have some of them."""
 
 

@@ -1,8 +1,8 @@
 """Optimizer and scheduler from partials, with learning rates by part of the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -11,6 +11,8 @@ from lightbed.errors import UserError
 
 OptimizerPartial = Callable[..., Optimizer]
 Rates = Mapping[str, float]
+PARTS = ("loaded", "new")  # of a network that began with trained weights, see `runs.transfer`
+T = TypeVar("T")
 
 
 def part_of(name: str, rates: Rates) -> str | None:
@@ -19,32 +21,63 @@ def part_of(name: str, rates: Rates) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def parameter_groups(model: nn.Module, rates: Rates | None) -> list[dict[str, Any]]:
+def spelled(values: Mapping[str, T], parts: Mapping[str, Sequence[str]]) -> dict[str, T]:
+    """`values` by part of the model, with each name in `parts` replaced by the parts that it stands for.
+
+    A part that is named itself keeps its own value.
+    """
+    found = {part: value for name, value in values.items() if name in parts for part in parts[name]}
+    return found | {name: value for name, value in values.items() if name not in parts}
+
+
+def cover(chosen: Set[str], names: Sequence[str]) -> list[str]:
+    """The fewest beginnings of dotted names that hold all of `chosen` and no other of `names`, in their order."""
+    found: list[str] = []
+    for name in names:
+        if name not in chosen or any(name == part or name.startswith(part + ".") for part in found):
+            continue
+        parts = name.split(".")
+        starts = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        alone = (s for s in starts if all(n in chosen for n in names if n == s or n.startswith(s + ".")))
+        found.append(next(alone))
+    return found
+
+
+def parameter_groups(
+    model: nn.Module, rates: Rates | None, parts: Mapping[str, Sequence[str]] | None = None
+) -> list[dict[str, Any]]:
     """Parameter groups of `model`: one for each name in `rates` (with its own lr), one for the rest.
 
     Args:
         model: the network.
         rates: learning rate by part, e.g. `{"features": 0.001, "head": 0.1}`; a part is a prefix of parameter names
             at a dot, so "layer4.0" is one too, and the longest that fits counts. Parts with rate 0 are left out.
+        parts: names that stand for several parts, which then are one group: `loaded` and `new`.
 
     Raises:
         UserError: a name fits no part of the model, a rate is negative, or nothing is left to train.
     """
-    rates = rates or {}
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in rates}
+    given, parts = rates or {}, parts or {}
+    rates, group_of = spelled(given, parts), spelled({name: name for name in given}, parts)
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in given}
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         part = part_of(name, rates)
         if parameter.requires_grad or (part and rates[part] == 0):
-            (rest if part is None else groups[part]).append(parameter)
-    unknown = [name for name, members in groups.items() if not members]
+            (rest if part is None else groups[group_of[part]]).append(parameter)
+    unknown = [name for name, members in groups.items() if not members and name not in parts]
     if unknown:
-        parts = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        raise UserError(f"task.rates names {unknown}, but the model's trainable parts are {parts}")
-    negative = [name for name, rate in rates.items() if not rate >= 0]
+        known = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+        hint = "; loaded and new are told apart where weights=... gives trained ones" if {*unknown} & {*PARTS} else ""
+        raise UserError(f"task.rates names {unknown}, but the model's trainable parts are {known}{hint}")
+    negative = [name for name, rate in given.items() if not rate >= 0]
     if negative:
-        raise UserError(f"task.rates.{negative[0]}={rates[negative[0]]} must be 0 or more")
-    named = [{"params": members, "lr": rates[name], "name": name} for name, members in groups.items() if rates[name]]
+        raise UserError(f"task.rates.{negative[0]}={given[negative[0]]} must be 0 or more")
+    named = [
+        {"params": members, "lr": given[name], "name": name}
+        for name, members in groups.items()
+        if given[name] and members
+    ]
     found = named + ([{"params": rest, "name": "rest" if rates else "all"}] if rest else [])
     if not found:
         raise UserError(f"nothing is left to train: task.rates={dict(rates)} freezes the whole model")
@@ -65,14 +98,19 @@ def freeze(model: nn.Module, rates: Rates | None) -> None:
             parameter.requires_grad_(False)
 
 
-def make_optimizer(model: nn.Module, optimizer: OptimizerPartial, rates: Rates | None) -> Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    optimizer: OptimizerPartial,
+    rates: Rates | None,
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> Optimizer:
     """The optimizer over the model's parameter groups; parts with rate 0 are frozen.
 
     Raises:
         UserError: `rates` do not fit the model, or the optimizer does not take its arguments.
     """
-    groups = parameter_groups(model, rates)
-    freeze(model, rates)
+    groups = parameter_groups(model, rates, parts)
+    freeze(model, spelled(rates or {}, parts or {}))
     try:
         return optimizer(groups)
     except IndexError as error:

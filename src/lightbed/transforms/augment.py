@@ -83,7 +83,7 @@ class Augment(nn.Module):
 
         Args:
             images: uint8 or float32 (N, C, H, W) in 0..255, or a list.
-            target: the stacked targets, with `index` int64 (N,), or a list.
+            target: the stacked targets, with `index` int64 (N,), or a list; of stacked ones `box` moves, too.
             epoch: chooses the random numbers, with seed and index.
             then: applied to the augmented images, before they leave the cache of a CPU; may overwrite them.
 
@@ -102,11 +102,17 @@ class Augment(nn.Module):
             raise UserError("augment.batch moves no boxes: use transforms of torchvision v2 in augment.sample for them")
         numbers = uniform(self.seed, epoch, target["index"], sum(self.draws)).to(images.device)
         moving = {name: target[name] for name in MOVING if name in target}
+        seen = None
+        if self.moves and "box" in target:
+            box, seen = self._box(target["box"], numbers, (images.shape[-2], images.shape[-1]))
+            target = {**target, "box": box}
         whole = images
         columns: dict[str, list[Tensor]] = {name: [] for name in moving}
         for rows in _parts(images) if self.computes else [slice(None)]:
             here = {name: values[rows] for name, values in moving.items()}
             part, moved = self._chain(images[rows], here, numbers[rows])
+            if seen is not None:
+                part = torch.where(seen[rows, None, None, None], part, images[rows].to(part.dtype))
             part = then(part) if then else part
             if len(part) == len(images):
                 return part, {**target, **moved}
@@ -115,6 +121,20 @@ class Augment(nn.Module):
             for name, values in moved.items():
                 columns[name].append(values)
         return whole, {**target, **{name: torch.cat(parts) for name, parts in columns.items()}}
+
+    def _box(self, given: Tensor, u: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The boxes (N, 4) of the one object in each image as they move, and of which images enough is seen, bool (N,).
+
+        An image that loses its object stays as it was: it has to have one.
+        """
+        boxes = whole = given
+        for step, v in zip(self.steps, torch.split(u, self.draws, dim=1), strict=True):
+            if isinstance(step, Augmentation) and step.moves:
+                matrices = step.matrices(v, *size)
+                boxes, whole = clip(move_boxes(boxes, matrices, size), size), move_boxes(whole, matrices, size)
+        areas = areas_of(boxes)
+        seen = (areas > 0) & (areas >= self.visible * areas_of(whole))
+        return torch.where(seen[:, None], boxes, given), seen
 
     def _objects(self, image: Tensor, target: Targets, u: Tensor) -> tuple[Tensor, Targets]:
         """One image (C, h, w) with its objects, by its random numbers (1, draws)."""

@@ -43,13 +43,14 @@ def move_boxes(boxes: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         boxes: in an image of `size`, not clipped.
-        matrix: from a pixel of the output, (y, x, 1), to the place (y, x) in the input, from the image's centre.
+        matrix: from a pixel of the output, (y, x, 1), to the place (y, x) in the input, from the image's centre; or
+            (n, 2, 3), one for each box.
         size: (height, width), the same before and after.
     """
     centre = torch.tensor([size[0] / 2, size[1] / 2], dtype=boxes.dtype, device=boxes.device)
     corners = boxes[:, [1, 0, 1, 2, 3, 0, 3, 2]].view(-1, 4, 2) - centre  # (n, 4, 2): y, x
-    back = torch.linalg.inv(matrix[:, :2].to(boxes.dtype))
-    moved = (corners - matrix[:, 2].to(boxes.dtype)) @ back.T + centre
+    back = torch.linalg.inv(matrix[..., :2].to(boxes.dtype))
+    moved = (corners - matrix[..., None, :, 2].to(boxes.dtype)) @ back.mT + centre
     return torch.cat([moved.amin(1).flip(1), moved.amax(1).flip(1)], dim=1)
 
 
@@ -94,6 +95,22 @@ def transform_objects(
         cut = ((boxes - limits).abs() < 1e-3).any(1)
         boxes[cut] = boxes_of(done["masks"].as_subclass(Tensor)[cut].bool())
     return moved, tidy(done, size)
+
+
+def transform_one(
+    transform: Callable[..., Any], image: Tensor, target: dict[str, Any], seed: Callable[[], None]
+) -> tuple[Tensor, Any]:
+    """`transform_objects` for the one object of `label` and `box`; where it is lost, the sample stays as it was."""
+    size = (image.shape[-2], image.shape[-1])
+    boxes = tv_tensors.BoundingBoxes(target["box"][None].clone(), format="XYXY", canvas_size=size)
+    rest = {name: value for name, value in target.items() if name not in ("box", "label")}
+    moved, done = transform_objects(
+        transform, image, {**rest, "boxes": boxes, "labels": torch.as_tensor(target["label"])[None]}, seed
+    )
+    if not len(done["boxes"]):
+        return image, target
+    box = done.pop("boxes").as_subclass(Tensor)[0].float()
+    return moved, {**done, "label": done.pop("labels")[0], "box": box}
 
 
 def tidy(target: dict[str, Any], size: tuple[int, int], whole: Tensor | None = None, visible: float = 0.0) -> Any:

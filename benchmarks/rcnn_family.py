@@ -1,0 +1,66 @@
+"""`python -m benchmarks.rcnn_family FOLDER`: seconds an image of R-CNN, Fast R-CNN and Faster R-CNN, as one plot.
+
+FOLDER is that of `lightbed train sweep=rcnn_family`; the plot is written into it as seconds.png.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from lightbed.draw.figure import FAINT, INK, SERIES, headline, new_figure, pixels, place, save
+
+PARTS = {"proposals": "proposals", "network": "network", "rest": "reading, judging"}
+STAGES = {"train": "Training, seconds an image, all epochs", "test": "Inference, seconds an image"}
+ORDER = ("rcnn", "fast_rcnn", "faster_rcnn")
+
+
+def main(folder: Path) -> Path:
+    """Draw the plot; returns its path."""
+    runs = {}
+    for file in sorted(folder.glob("*/metrics.json")):
+        experiment = next(
+            word.partition("=")[2]
+            for word in yaml.safe_load((file.parent / "overrides.yaml").read_text())
+            if word.startswith("experiment=")
+        )
+        runs[experiment] = json.loads(file.read_text())
+    names = [name for name in ORDER if name in runs]
+    if not names:
+        sys.exit(f"{folder} holds no finished run of sweep=rcnn_family")
+    path = folder / "seconds.png"
+    save(pixels(draw(names, runs)), path)
+    return path
+
+
+def draw(names: list[str], runs: dict[str, dict[str, float]]):
+    figure = new_figure(9.6, 1.5 + 0.5 * len(names))
+    told = "below each name: AP50 of its detections, and how many proposals an image cover what share of all objects"
+    headline(figure, "Each step removes the bottleneck of the one before", told)
+    labels = [
+        "{}\nAP50 {:.2f}; {:.0f} cover {:.0%}".format(
+            name, *(runs[name][f"test/{value}"] for value in ("map_50", "proposals", "proposal_recall"))
+        )
+        for name in names
+    ]
+    for column, (stage, title) in enumerate(STAGES.items()):
+        axes = place(figure, 1.9 + 3.95 * column, 0.45, 3.45, 0.45 * len(names))
+        for row, name in enumerate(names):
+            start = 0.0
+            for part, color in zip(PARTS, SERIES, strict=False):
+                seconds = runs[name][f"{stage}/seconds_{part}"]
+                axes.barh(row, seconds, left=start, color=color, height=0.6, label=PARTS[part] if not row else None)
+                start += seconds
+            axes.text(start, row, f" {start:.3g}", va="center", size=8, color=INK)
+        axes.set_yticks(range(len(names)), labels if not column else [""] * len(names))
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
+        axes.set_title(title, size=9, color=FAINT, loc="left")
+        if column:
+            axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Where objects may be: boxes that R-CNN and Fast R-CNN look into."""

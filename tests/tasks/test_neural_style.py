@@ -1,0 +1,150 @@
+"""Neural style: Gram matrices and losses by hand, what is learnt, and what an image becomes."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.optim import Adam
+
+from lightbed.callbacks.stylised import Stylised
+from lightbed.data.style_pair import StylePair
+from lightbed.draw.panels import draw
+from lightbed.errors import UserError
+from lightbed.losses.style import apart, gram, roughness
+from lightbed.models.cnn import CNN
+from lightbed.models.style import StyleImage
+from lightbed.tasks.neural_style import NeuralStyle
+from lightbed.transforms.preprocess import Preprocess
+
+PARTS = {"style": {"features.2": 1.0}, "content": {"features.5": 1.0}}
+
+
+def task(**options: Any) -> NeuralStyle:
+    torch.manual_seed(0)
+    model = StyleImage(CNN(3, 1, [8, 8]), **PARTS, in_channels=3, image_size=(16, 24))
+    return NeuralStyle(model, optimizer=partial(Adam, lr=0.1), preprocess=Preprocess(3, (16, 24)), **options)
+
+
+def pair(**options: Any) -> StylePair:
+    data = StylePair(**{"steps": 12, "batch_size": 1, "val_fraction": 0, "image_size": [16, 24], **options})
+    data.setup()
+    return data
+
+
+def test_a_gram_matrix_tells_which_channels_occur_together() -> None:
+    features = torch.tensor([[[[1.0, 2.0], [3.0, 0.0]], [[0.0, 1.0], [2.0, 5.0]]]])  # two channels, 2 x 2
+    expected = torch.tensor([[1 + 4 + 9, 2 + 6], [2 + 6, 1 + 4 + 25]]) / 4
+    torch.testing.assert_close(gram(features)[0], expected)
+    moved = features.flatten(2)[..., torch.tensor([3, 1, 0, 2])].view(1, 2, 2, 2)
+    torch.testing.assert_close(gram(moved), gram(features))  # where things are is forgotten
+
+
+def test_distances_are_shares_of_what_is_wanted() -> None:
+    wanted = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([1.0, 0.0])}
+    found = {"a": torch.tensor([3.0, 9.0]), "b": torch.tensor([1.0, 2.0])}
+    assert float(apart(found, wanted, {"a": 2.0, "b": 0.5})) == pytest.approx(2 * 25 / 25 + 0.5 * 4 / 1)
+    assert float(apart({}, {}, {})) == 0
+
+
+def test_roughness_is_the_mean_square_of_steps_between_neighbours() -> None:
+    image = torch.tensor([[[[0.0, 1.0, 3.0], [0.0, 1.0, 0.0]]]])
+    assert float(roughness(image)) == pytest.approx((0 + 0 + 9) / 3 + (1 + 4 + 1 + 1) / 4)
+
+
+def test_losses_are_those_of_the_pair_and_zero_where_nothing_is_left_to_change() -> None:
+    made, data = task(loss={"style": 2.0, "content": 3.0, "variation": 0.0}), pair()
+    content, target = data.splits["train"][0]
+    batch = (made.preprocess(content[None]), {"style": target["style"][None]})
+    losses = made.step(batch, "train").losses
+    assert torch.equal(made.model.image.detach(), batch[0]), "it begins as the content"
+    assert float(losses["content"]) == pytest.approx(0, abs=1e-9)
+    assert float(losses["variation"]) == 0
+    of_content, of_style = (
+        gram(made.model(image)["features.2"]) for image in (batch[0], made.preprocess(target["style"][None]))
+    )
+    expected = 2 * (of_content - of_style).square().sum() / of_style.square().sum()
+    torch.testing.assert_close(losses["style"], expected)
+    same = (batch[0], {"style": content[None]})
+    made.wanted = None
+    assert float(made.step(same, "train").losses["style"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_fit_changes_the_image_alone_and_comes_nearer_to_the_style(tmp_path: Path) -> None:
+    made, data = task(), pair()
+    weights = {name: value.clone() for name, value in made.model.network.state_dict().items()}
+    assert [name for name, p in made.model.named_parameters() if p.requires_grad] == ["image"]
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=[Stylised(2)],
+        enable_model_summary=False,
+        limit_val_batches=0,
+        **settings,
+    )
+    trainer.fit(made, datamodule=data)
+    assert all(torch.equal(value, weights[name]) for name, value in made.model.network.state_dict().items())
+    content, target = data.splits["train"][0]
+    before, after = task(), made
+    batch = (made.preprocess(content[None]), {"style": target["style"][None]})
+    assert float(after.step(batch, "test").losses["style"]) < 0.5 * float(before.step(batch, "train").losses["style"])
+    found = made.stylised()
+    assert found.dtype == torch.uint8
+    assert not torch.equal(found, content)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["stylised.png", "stylised_00024.png"]
+    (prediction,) = made.predict(batch[0])
+    panel = draw(content, prediction, target, ["image"])
+    assert panel.image.shape[0] == 16
+    assert (panel.image[:, -24:] == found.permute(1, 2, 0).numpy()).all()
+
+
+def test_noise_is_another_beginning_and_pixels_stay_in_range() -> None:
+    made, data = task(begin="noise"), pair()
+    content, target = data.splits["train"][0]
+    batch = (made.preprocess(content[None]), {"style": target["style"][None]})
+    with torch.no_grad():
+        made.model.image.mul_(100)
+    made.step(batch, "train")
+    assert not torch.equal(made.model.image, batch[0])
+    assert made.model.image.min() >= -1
+    assert made.model.image.max() <= 1
+
+
+def test_pairs_are_embedded_or_files(tmp_path: Path) -> None:
+    embedded = pair()
+    content, target = embedded.splits["train"][0]
+    assert content.shape == target["style"].shape == (3, 16, 24)
+    assert embedded.contents().summary()["files"] == 0
+    assert (len(embedded.splits["train"]), len(embedded.splits["test"])) == (12, 1)
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(tmp_path / "mine.png")
+    own = pair(content=str(tmp_path / "mine.png"))
+    assert own.splits["train"][0][0][0].unique().tolist() == [200]
+    assert torch.equal(own.splits["train"][0][1]["style"], target["style"])
+    assert own.contents().summary()["files"] == 1
+
+
+def test_the_network_stays_in_evaluation() -> None:
+    assert not task().train().model.network.training
+
+
+def test_contradictions_are_told() -> None:
+    with pytest.raises(UserError, match=r"model\.style\.features\.99: the network has no such part"):
+        StyleImage(CNN(3, 1, [4]), {"features.99": 1.0}, {}, 3, (8, 8))
+    with pytest.raises(UserError, match="there is nothing to match"):
+        StyleImage(CNN(3, 1, [4]), {"features.2": 0.0}, {}, 3, (8, 8))
+    with pytest.raises(UserError, match="neural style needs model=style, not a Linear"):
+        NeuralStyle(nn.Linear(1, 1))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"task\.begin=nois"):
+        task(begin="nois")
+    with pytest.raises(UserError, match=r"task\.loss\.styel is not known"):
+        task(loss={"styel": 1.0})
+    with pytest.raises(UserError, match=r"data\.image_size=null"):
+        StylePair()
+    assert math.isclose(task(loss={"style": 5.0}).weights["style"], 5.0)
