@@ -1,4 +1,4 @@
-"""The two errors that are told in one line: bad input, and a fault of the run."""
+"""The errors that are told in one line: bad input, a fault of the run, and a run that a search has given up."""
 
 
 class UserError(ValueError):
@@ -14,6 +14,10 @@ class RunError(RuntimeError):
 
     The command line prints it without its kind and ends with exit code 1; the traceback stands in the run's log.txt.
     """
+
+
+class Pruned(RunError):
+    """A search ends this run early, for its curve is behind those of others: no failure, and its status says so."""
 
 
 def nearest(word: str, names: list[str], count: int = 3) -> str:

@@ -41,10 +41,25 @@ class Row:
         return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {status}" for status, n in counts.items())
 
     @property
+    def counted(self) -> list[Run]:
+        """The runs that the row's numbers are of: those that are done, or all where none is."""
+        return [run for run in self.runs if run.status == "done"] or self.runs
+
+    @property
     def seconds(self) -> float | None:
         """Mean seconds of a run."""
-        known = [run.seconds for run in self.runs if run.seconds is not None]
+        known = [run.seconds for run in self.counted if run.seconds is not None]
         return mean(known) if known else None
+
+    @property
+    def memory(self) -> float | None:
+        """MiB of the run that needed most."""
+        return max((run.memory for run in self.counted if run.memory is not None), default=None)
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """MiB on a GPU, of the run that needed most."""
+        return max((run.gpu_memory for run in self.counted if run.gpu_memory is not None), default=None)
 
     def label(self, columns: Sequence[str]) -> str:
         """What is its own of this row, for a legend: `model=cnn, lr=0.01`."""
@@ -94,7 +109,9 @@ def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True)
     for i, run in enumerate(runs):
         key = tuple(run.settings.get(column, _ABSENT) for column in columns)
         groups.setdefault(key if grouped else (*key, str(i)), []).append(run)
-    rows = [Row(members, dict(zip(columns, key, strict=False)), _figures(members)) for key, members in groups.items()]
+    rows = [Row(members, dict(zip(columns, key, strict=False)), {}) for key, members in groups.items()]
+    for row in rows:
+        row.figures = _figures(row.counted)
     monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
     names = _names(rows, monitor)
     chosen = sort or next((name for name in (tested(monitor), monitor) if name in names), "seconds")
