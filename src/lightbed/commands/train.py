@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     config = build.resolve(cfg)
     with sigterm_stops():
-        resume, _ = config.pop("resume"), config.pop("trust")
+        resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
             return go_on(cfg)
         with Record.of_job(config, "train") as record, alone(record.folder):
