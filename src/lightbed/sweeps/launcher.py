@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightbed import folders
 from lightbed.errors import RunError, UserError, nearest, one_of
 from lightbed.sweeps.devices import Need, Slots, cores, inventory
 from lightbed.sweeps.frozen import Composition, freeze
@@ -81,8 +82,7 @@ class Local:
             UserError: a job's configuration is wrong; none was started.
             RunError: jobs failed, and Hydra's own sweeper asked, which would only print the first one's traceback.
         """
-        with ExitStack() as stack:
-            runner = stack.enter_context(self.runner())
+        with self.runner() as runner:
             jobs = [runner.freeze(words, number) for number, words in enumerate(job_overrides, initial)]
             runner.check(jobs)
             runner.run(jobs)
@@ -96,11 +96,18 @@ class Local:
             runner.run_each(ask, ended)
 
     def runner(self) -> "Runner":
-        """A runner of this sweep's jobs; a context manager, for one thread only."""
+        """A runner of this sweep's jobs; a context manager, for one thread only.
+
+        Raises:
+            UserError: the command is not train.
+        """
+        if "sweep" not in self.config:
+            raise UserError("hydra/launcher=local is for lightbed train: use hydra/launcher=basic")
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        folders.note_sweep(folder)
         if self.sweep is None:
-            self.sweep = Sweep.read(folder) if (folder / FILE).is_file() else Sweep(folder, sys.argv[1:])
+            self.sweep = Sweep.read(folder) if (folder / FILE).is_file() else Sweep(folder, ["train", *sys.argv[1:]])
         own = self.config.sweep
         return Runner(self.sweep, self.settings, own.retries, fail_fast=own.fail_fast, local=self)
 
@@ -186,7 +193,7 @@ class Runner:
         self.epochs[job.id] = config["trainer"]["max_epochs"]
 
     def slots_of(self, config: dict[str, Any]) -> None:
-        """Divide the machine's cores among the reading processes of all jobs that run at a time; no bit depends on it."""
+        """Divide the cores among the reading processes of all jobs that run at a time; no bit depends on it."""
         need = self.slots.need(config, self.settings.gpus_per_job)
         share = max(1, self.slots.cores // self.slots.at_once(need))
         if (config["data"].get("num_workers") or 0) > share:
@@ -285,7 +292,10 @@ def summarise(sweep: Sweep, jobs: Sequence[Job]) -> None:
         RunError: there are some.
     """
     ill = [job for job in jobs if job.status not in OVER]
+    reported = any((job.folder / "metrics.json").is_file() for job in sweep.jobs)
     for job in ill:
+        if reported and (job.folder / "run.json").is_file():  # the report tells it
+            continue
         log = next((file for name in ("log.txt", "console.log") if (file := job.folder / name).is_file()), None)
         where = f" (more in {log})" if log else ""
         print(f"lightbed: {job.name}: {job.status}{': ' if job.error else ''}{job.error}{where}", file=sys.stderr)

@@ -32,6 +32,8 @@ from lightbed.sweeps import order
 
 _MODULE = "lightbed.sweeps.order"
 _GRACE = 60.0  # seconds that jobs have to end when the launcher is gone
+# what ours imports when it needs it
+_LATER = ("torchmetrics.detection", "sklearn.datasets", "torch.utils.tensorboard", "matplotlib.backends.backend_agg")
 _APART = ("lightbed.__main__", "lightbed.web")
 
 
