@@ -113,6 +113,11 @@ def run_hydra(command: str, words: list[str]) -> int:
     from lightbed.words import read
 
     line = read(command, words)
+    if line.runs and resume.named(line):
+        from lightbed.sweeps.searching import words_again
+
+        again = words_again(line)
+        line = read(command, again) if again else line
     folders.register(line.overrides, dry=not line.runs)
     failures: list[Failure] = []
     try:
