@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lightbed.errors import UserError
 
@@ -28,7 +28,7 @@ class Lease:
 
     gpus: list[str] = field(default_factory=list)
     cores: int = 0
-    locks: list[IO[str]] = field(default_factory=list)
+    locks: list[int] = field(default_factory=list)  # descriptors
 
     @property
     def variables(self) -> dict[str, str]:
@@ -37,7 +37,7 @@ class Lease:
 
     def close(self) -> None:
         for lock in self.locks:
-            lock.close()
+            os.close(lock)
         self.locks = []
 
 
@@ -140,24 +140,24 @@ class Slots:
         lease.close()  # all or none
         return None
 
-    def _locks(self, gpu: str) -> list[IO[str]]:
+    def _locks(self, gpu: str) -> list[int]:
         """The locks of one place on a GPU; none where all are taken."""
         name = "".join(letter if letter.isalnum() else "-" for letter in gpu)
         whole = self._lock(f"gpu-{name}", fcntl.LOCK_EX if self.jobs_per_gpu == 1 else fcntl.LOCK_SH)
         if whole is None or self.jobs_per_gpu == 1:
-            return [whole] if whole else []
+            return [] if whole is None else [whole]
         for place in range(self.jobs_per_gpu):
-            if lock := self._lock(f"gpu-{name}-{place}", fcntl.LOCK_EX):
+            if (lock := self._lock(f"gpu-{name}-{place}", fcntl.LOCK_EX)) is not None:
                 return [whole, lock]
-        whole.close()
+        os.close(whole)
         return []
 
-    def _lock(self, name: str, kind: int) -> IO[str] | None:
+    def _lock(self, name: str, kind: int) -> int | None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = (self.folder / name).open("a")
+        lock = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except OSError:
-            file.close()
+            os.close(lock)
             return None
-        return file
+        return lock

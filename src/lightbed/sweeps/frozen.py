@@ -1,5 +1,6 @@
 """The jobs of a multirun: composed before the first one starts, and kept as they were."""
 
+import argparse
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,11 @@ class Composition:
 
     Args:
         loader: Hydra's.
-        total: how many jobs there are, for messages; 0 where that is open.
     """
 
-    def __init__(self, loader: "ConfigLoaderImpl", total: int = 0) -> None:
-        self.loader, self.total = loader, total
+    def __init__(self, loader: "ConfigLoaderImpl") -> None:
+        self.loader = loader
+        self.count = 0  # of the jobs composed so far, which is the number of the next
         self.bases: dict[tuple[str, ...], DictConfig] = {}
         self.parsed: dict[str, Override] = {}
         self.groups: dict[str, bool] = {}
@@ -45,7 +46,12 @@ class Composition:
         """
         key = tuple(sweep_overrides)
         if key not in self.done:
-            self.done[key] = self._compose(master_config, sweep_overrides)
+            try:
+                self.done[key] = self._compose(master_config, sweep_overrides)
+            except Exception as error:
+                told = _fault(error, master_config, sweep_overrides)
+                raise (named(self.count, sweep_overrides, told) if told else error) from error
+            self.count += 1
         return self.done[key]
 
     def take(self, master: "DictConfig", overrides: Sequence[str]) -> "DictConfig":
@@ -91,6 +97,21 @@ class Composition:
         if key not in self.groups:
             self.groups[key] = self.repository.group_exists(key)
         return self.groups[key] and not isinstance(override.value(), dict)
+
+
+def named(number: int, overrides: Sequence[str], text: object) -> UserError:
+    """A fault of one job of many, which says which."""
+    return UserError(f"job {number} ({' '.join(overrides)}): {text}")
+
+
+def _fault(error: Exception, master: "DictConfig", words: Sequence[str]) -> UserError | None:
+    """The user's mistake behind an error of composing a job."""
+    from lightbed import faults
+    from lightbed.words import Line
+
+    own = next((one.path for one in master.hydra.runtime.config_sources if one.provider == "command-line"), None)
+    flags = argparse.Namespace(config_dir=own, config_name=master.hydra.job.config_name, multirun=False)
+    return faults.explain(error, Line("train", [*master.hydra.overrides.hydra, *words], flags))
 
 
 def freeze(config: "DictConfig", number: int) -> dict[str, Any]:

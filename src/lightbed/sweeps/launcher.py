@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lightbed import folders
 from lightbed.errors import RunError, UserError, nearest, one_of
 from lightbed.sweeps.devices import Need, Slots, cores, inventory
-from lightbed.sweeps.frozen import Composition, freeze
+from lightbed.sweeps.frozen import Composition, freeze, named
 from lightbed.sweeps.jobs import FILE, OVER, Job, Sweep, read_json
 from lightbed.sweeps.live import Watch
 from lightbed.sweeps.pool import Pool, stops
@@ -171,17 +171,17 @@ class Runner:
         """
         if self.local is None:
             raise RuntimeError("a resumed sweep has no new jobs")
+        config = self.local.loader.take(self.local.config, overrides)
         try:
-            config = self.local.loader.take(self.local.config, overrides)
             content = freeze(config, number)
             self.slots_of(content["config"])
         except UserError as error:
-            raise named(number, overrides, str(error)) from error
+            raise named(number, overrides, error) from error
         except Exception as error:
             from lightbed import faults
 
             told = faults.users_mistake(error)
-            raise (named(number, overrides, str(told)) if told else error) from error
+            raise (named(number, overrides, told) if told else error) from error
         job = self.sweep.add(number, overrides, content)
         self.know(job, content["config"])
         return job
@@ -278,11 +278,6 @@ class Runner:
             raise KeyboardInterrupt
         if number is not None:
             raise Stop(number)
-
-
-def named(number: int, overrides: Sequence[str], text: str) -> UserError:
-    """A fault of one job of many, which says which."""
-    return UserError(f"job {number} ({' '.join(overrides)}): {text}")
 
 
 def summarise(sweep: Sweep, jobs: Sequence[Job]) -> None:

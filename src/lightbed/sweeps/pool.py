@@ -75,12 +75,10 @@ class Pool:
                 self.signal(signal.SIGKILL)
                 self.step()
         self.line.close()
-        try:
-            self.server.wait(5)
-        except subprocess.TimeoutExpired:  # it is still importing
-            self.server.kill()
-            self.server.wait()
-        self.sweep.write()
+        self.server.terminate()  # it has no jobs any more
+        self.server.wait()
+        if self.sweep.jobs:
+            self.sweep.write()
 
     # -- for those who run jobs ----------------------------------------------------------------------------------------
 
@@ -150,7 +148,7 @@ class Pool:
             set_aside(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
         order = Order(str(job.frozen), self.sweep.words, before in ("interrupted", "killed"), self.trust)
-        held = [*self.held, *(lock.fileno() for lock in lease.locks)]
+        held = [*self.held, *lease.locks]
         self.begun += 1
         self.running[self.begun] = (job, lease, time.monotonic())
         told = {"start": now(), **({"gpus": lease.gpus} if lease.gpus else {})}

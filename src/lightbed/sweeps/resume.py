@@ -41,7 +41,8 @@ def go_on(line: "Line", place: str) -> None:
     for word in line.overrides:
         key = word.partition("=")[0].lstrip("+~")
         if key not in _TAKEN and not key.startswith("hydra.launcher."):
-            raise UserError(f"{word}: resume runs a sweep's own jobs; beside it only {', '.join(_TAKEN[1:])} can be given")
+            taken = ", ".join((*_TAKEN[1:], "hydra.launcher"))
+            raise UserError(f"{word}: resume runs a sweep's own jobs; beside it only {taken} can be given")
     config = Composer(line)([word for word in line.overrides if not word.startswith("resume=")])
     launcher = {str(key): value for key, value in config.hydra.launcher.items() if key != "_target_"}
     sweep = Sweep.read(folder.resolve())
