@@ -87,7 +87,7 @@ def test_a_job_that_does_not_compose_is_named(hydra: tuple[Any, Any]) -> None:
     assert str(told.value).startswith(
         "job 1 (model=resnt18 seed=0): model=resnt18 does not exist: did you mean resnet18"
     )
-    with pytest.raises(UserError, match=r"job 2 \(modle=cnn\): modle does not exist: did you mean model"):
+    with pytest.raises(UserError, match=r"job 1 \(modle=cnn\): modle does not exist: did you mean model"):
         ours.load_sweep_config(master, ["modle=cnn"])
 
 

@@ -18,32 +18,46 @@ PROBE = """
 import os, pathlib, signal, sys, time
 from lightbed.models.cnn import CNN
 
-def build(what, notes, channels, in_channels, num_classes):
-    notes, device = pathlib.Path(notes), os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-    held = notes / f"{device}.held"
-    held.touch(exist_ok=False)  # fails where two jobs are on one device
-    time.sleep(0.1)
-    held.unlink()
-    with (notes / "seen").open("a") as file:
-        file.write(f"{device} {os.getpid()} {os.getsid(0)}\\n")
-    for path in (pathlib.Path(__file__), notes / "conf" / "model" / "probe.yaml"):
-        path.write_text("this is no longer what it was")
-    if what == "once":
-        try:
-            (notes / "tried").touch(exist_ok=False)
-        except FileExistsError:
-            return CNN(in_channels, num_classes, channels)
-        raise RuntimeError("fails once")
-    if what == "raise":
-        raise MemoryError("no room for it")
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "exit":
-        sys.exit(3)
-    return CNN(in_channels, num_classes, channels)
+class Net(CNN):
+    def __init__(self, what, notes, channels, in_channels, num_classes):
+        super().__init__(in_channels, num_classes, channels)
+        self.what, self.notes = what, pathlib.Path(notes)
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+        held = self.notes / f"{device}.held"
+        held.touch(exist_ok=False)  # fails where two jobs are on one device
+        time.sleep(0.1)
+        held.unlink()
+        with (self.notes / "seen").open("a") as file:
+            file.write(f"{device} {os.getpid()} {os.getsid(0)}\\n")
+        for path in (pathlib.Path(__file__), self.notes / "conf" / "model" / "probe.yaml"):
+            path.write_text("this is no longer what it was")
+
+    def forward(self, images):
+        if self.what == "once":
+            self.what = "fine"
+            try:
+                (self.notes / "tried").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                raise RuntimeError("fails once")
+        if self.what == "raise":
+            raise MemoryError("no room for it")
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "exit":
+            sys.exit(3)
+        return super().forward(images)
 """
-OPTION = "_target_: probe.build\nwhat: fine\nnotes: ???\nchannels: [4]\nin_channels: auto\nnum_classes: auto\n"
-QUICK = ["threads=1", "trainer.max_epochs=0", "callbacks.pictures=null", "logger.tensorboard=false", "data.limit=64"]
+OPTION = "_target_: probe.Net\nwhat: fine\nnotes: ???\nchannels: [4]\nin_channels: auto\nnum_classes: auto\n"
+QUICK = [
+    "threads=1",
+    "callbacks.layers=null",
+    "trainer.max_epochs=0",
+    "callbacks.pictures=null",
+    "logger.tensorboard=false",
+    "data.limit=64",
+]
 WHATS = "fine,raise,kill,exit,once,other"
 
 
@@ -98,9 +112,9 @@ def test_four_gpus_and_twelve_jobs_of_which_some_fail(
     assert "started again (attempt 2) on GPU" in shown.out
 
     # what is left runs again, with code that was mended; it is not ours, so it must be trusted
-    (tmp_path / "probe.py").write_text(PROBE.replace("if what ==", "if not what and what =="))
+    (tmp_path / "probe.py").write_text(PROBE.replace("if self.what ==", "if None =="))
     assert main(["train", "-m", "resume=many"]) == 2
-    assert "model._target_=probe.build is not trusted; trust=true" in capsys.readouterr().err
+    assert "model._target_=probe.Net is not trusted; trust=true" in capsys.readouterr().err
     assert main(["train", "-m", "resume=many", "trust=true"]) == 0
     shown = capsys.readouterr().out
     assert "6 jobs, 4 at a time" in shown
@@ -117,13 +131,16 @@ def what_of(name: str) -> str:
 
 
 def test_the_whole_sweep_is_checked_before_the_first_job(
-    probe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An argument that the class does not take, in one job of forty."""
-    values = ",".join("{bias:1}" if i == 37 else "{}" for i in range(40))
-    assert main(["train", "-m", *probe, f"+optimizer.more={values}", "model.what=fine"]) == 2
-    assert "job 0 (" in capsys.readouterr().err
-    assert not (tmp_path / "seen").exists()
+    """A value that the class does not take, in one job of forty."""
+    monkeypatch.chdir(tmp_path)
+    values = ",".join("wide" if i == 37 else f"[{i + 1}]" for i in range(40))
+    assert main(["train", "-m", *QUICK, "hydra.sweep.dir=many", f"model.channels={values}"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("lightbed: job 37 (")
+    assert "model.channels=wide): model.channels=wide: CNN takes a list" in told
+    assert not list((tmp_path / "many").glob("*/run.json"))
 
 
 @pytest.mark.parametrize(
