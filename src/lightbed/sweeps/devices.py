@@ -16,10 +16,12 @@ _GPU = ("auto", "gpu", "cuda")
 
 
 class Need(NamedTuple):
-    """What a job takes: so many GPUs, or so many CPU cores."""
+    """What a job takes: so many GPUs, or so many CPU cores; on a cluster, in so many processes on so many nodes."""
 
-    gpus: int
+    gpus: float
     cores: int
+    tasks: int = 1
+    nodes: int = 1
 
 
 @dataclass
@@ -85,7 +87,7 @@ class Slots:
         self.folder = folder or Path(tempfile.gettempdir()) / f"lightbed-{user}"
         self.held: list[Lease] = []
 
-    def need(self, config: Mapping[str, Any], gpus_per_job: int | None) -> Need:
+    def need(self, config: Mapping[str, Any], gpus_per_job: float | None) -> Need:
         """What a job with this config takes.
 
         Raises:
@@ -106,7 +108,7 @@ class Slots:
     def at_once(self, need: Need) -> int:
         """How many such jobs run at a time."""
         room = len(self.gpus) * self.jobs_per_gpu // need.gpus if need.gpus else self.cores // max(need.cores, 1)
-        return max(1, room if self.jobs is None else min(room, self.jobs) if need.gpus else self.jobs)
+        return max(1, int(room if self.jobs is None else min(room, self.jobs) if need.gpus else self.jobs))
 
     def lease(self, need: Need) -> Lease | None:
         """Room for a job, or None where there is none now."""
@@ -128,7 +130,7 @@ class Slots:
         lease.close()
         self.held.remove(lease)
 
-    def _gpus(self, count: int) -> Lease | None:
+    def _gpus(self, count: float) -> Lease | None:
         lease = Lease()
         own = [name for held in self.held for name in held.gpus]
         for gpu in sorted(self.gpus, key=own.count):  # those with the fewest jobs first

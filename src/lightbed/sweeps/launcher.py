@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, Protocol
 
 from lightbed import folders
 from lightbed.errors import RunError, UserError, nearest, one_of
@@ -17,9 +17,25 @@ from lightbed.sweeps.live import Watch
 from lightbed.sweeps.pool import Pool, stops
 
 if TYPE_CHECKING:
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.config_loader import ConfigLoader
     from hydra.core.utils import JobReturn
     from hydra.types import HydraContext
     from omegaconf import DictConfig
+
+
+class Engine(Protocol):
+    """The settings of a launcher: where its jobs run."""
+
+    @property
+    def gpus_per_job(self) -> float | None:
+        """How many GPUs a job has; None: as its own config says."""
+
+    def slots(self) -> Slots:
+        """What there is room for."""
+
+    def pool(self, *arguments: Any, **more: Any) -> Pool:
+        """What runs the jobs; for the arguments see `Pool`."""
 
 
 @dataclass
@@ -53,11 +69,16 @@ class Settings:
             if name != "start" and not number and not (value == "auto" and name != "jobs_per_gpu"):
                 raise UserError(f"hydra.launcher.{name}={value} must be a whole number of at least 1")
         one_of(str(given.get("start", "fork")), ("fork", "fresh"), "hydra.launcher.start")
-        return cls(**{name: None if value == "auto" else value for name, value in given.items()})
+        chosen: dict[str, Any] = {name: None if value == "auto" else value for name, value in given.items()}
+        return cls(**chosen)
 
     def slots(self) -> Slots:
         """Those of this machine."""
         return Slots(inventory(), cores(), self.jobs, self.jobs_per_gpu)
+
+    def pool(self, *arguments: Any, **more: Any) -> Pool:
+        """A pool of processes of this machine."""
+        return Pool(*arguments, fresh=self.start == "fresh", **more)
 
 
 class Local:
@@ -69,10 +90,10 @@ class Local:
         config: composed of the whole command line.
     """
 
-    def __init__(self, settings: Settings, context: "HydraContext", config: "DictConfig") -> None:
+    def __init__(self, settings: Engine, context: "HydraContext", config: "DictConfig") -> None:
         self.settings, self.config = settings, config
-        self.loader = Composition(context.config_loader)  # type: ignore[arg-type] - the only one that there is
-        context.config_loader = self.loader  # type: ignore[assignment]
+        self.loader = Composition(cast("ConfigLoaderImpl", context.config_loader))
+        context.config_loader = cast("ConfigLoader", self.loader)  # has its methods without being one
         self.sweep: Sweep | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial: int) -> "list[JobReturn]":
@@ -102,7 +123,7 @@ class Local:
             UserError: the command is not train.
         """
         if "sweep" not in self.config:
-            raise UserError("hydra/launcher=local is for lightbed train: use hydra/launcher=basic")
+            raise UserError("this launcher is for lightbed train: use hydra/launcher=basic")
         folder = Path(str(self.config.hydra.sweep.dir)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         folders.note_sweep(folder)
@@ -127,7 +148,7 @@ class Runner:
     def __init__(
         self,
         sweep: Sweep,
-        settings: Settings,
+        settings: Engine,
         retries: int = 0,
         *,
         fail_fast: bool = False,
@@ -147,10 +168,9 @@ class Runner:
             held = stack.enter_context(self.sweep.alone())
             self.watch = Watch(self.sweep, self.monitors, self.epochs)
             self.pool = stack.enter_context(
-                Pool(
+                self.settings.pool(
                     self.sweep,
                     self.slots,
-                    fresh=self.settings.start == "fresh",
                     retries=self.retries,
                     trust=self.trust,
                     held=(held,),
@@ -245,9 +265,10 @@ class Runner:
                 asked = ask()
                 more[0] = asked is not None
                 if asked is not None:
-                    last[0] = self.freeze(asked[1], asked[0])
-                    self.check([last[0]])
-                    self.add(last[0])
+                    number, words = asked
+                    last[0] = job = self.freeze(words, number)
+                    self.check([job])
+                    self.add(job)
 
         self._loop(fill, lambda job: ended(job.number))
 

@@ -76,7 +76,8 @@ def _train(content: dict[str, Any], order: Order) -> None:
         content = {**content, "config": {**content["config"], "resume": content["folder"], "trust": order.trust}}
         content["hydra"] = {**content["hydra"], "overrides": {"hydra": [], "task": []}}
     config = thaw(content, single=order.goes_on)
-    context = HydraContext(config_loader=None, callbacks=Callbacks(config))  # type: ignore[arg-type] - a job composes nothing
+    nothing: Any = None  # a job composes no more
+    context = HydraContext(config_loader=nothing, callbacks=Callbacks(config))
     done = run_job(train, config, "hydra.sweep.dir", "hydra.sweep.subdir", context)
     if done.status is JobStatus.FAILED:
         raise done._return_value

@@ -142,12 +142,15 @@ class Pool:
             self.waiting.popleft()
             self._begin(job, lease)
 
-    def _begin(self, job: Job, lease: Lease) -> None:
+    def _prepare(self, job: Job) -> Order:
         before = found_status(job.folder)
         if before in ("failed", "pruned"):
             set_aside(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
-        order = Order(str(job.frozen), self.sweep.words, before in ("interrupted", "killed"), self.trust)
+        return Order(str(job.frozen), self.sweep.words, before in ("interrupted", "killed"), self.trust)
+
+    def _begin(self, job: Job, lease: Lease) -> None:
+        order = self._prepare(job)
         held = [*self.held, *lease.locks]
         self.begun += 1
         self.running[self.begun] = (job, lease, time.monotonic())
@@ -158,11 +161,11 @@ class Pool:
         self._say(held, do="start", log=str(job.folder / "console.log"), **message)
         self._tell(job)
 
-    def _end(self, key: int, code: int) -> Job | None:
+    def _end(self, key: int, code: int, why: str = "") -> Job | None:
         job, lease, since = self.running.pop(key)
         self.slots.free(lease)
         job.code, job.status = code, ended_status(job.folder, code)
-        job.error = "" if job.status in OVER else last_words(job.folder, code)
+        job.error = "" if job.status in OVER else why or last_words(job.folder, code)
         seconds = round(time.monotonic() - since, 1)
         job.attempts[-1] |= {"seconds": seconds, "status": job.status, "code": code}
         if job.status == "killed":

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from lightbed import folders
 from lightbed.errors import UserError
 from lightbed.sweeps.jobs import FILE, OVER, Sweep, read_json
-from lightbed.sweeps.launcher import Runner, Settings, summarise
+from lightbed.sweeps.launcher import Runner, summarise
 
 if TYPE_CHECKING:
     from lightbed.words import Line
 
 _TAKEN = ("resume", "trust", "sweep.retries", "sweep.fail_fast")
+_LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 
 
 def named(line: "Line") -> str | None:
@@ -32,6 +33,8 @@ def go_on(line: "Line", place: str) -> None:
         UserError: there is no such sweep, it still goes on, or a word cannot be given beside it.
         RunError: jobs failed again.
     """
+    from hydra.utils import instantiate
+
     from lightbed.faults import Composer
 
     folder = Path(place).expanduser()
@@ -40,19 +43,24 @@ def go_on(line: "Line", place: str) -> None:
         raise UserError(f"resume={place} {what}; with -m give the folder of a multirun")
     for word in line.overrides:
         key = word.partition("=")[0].lstrip("+~")
-        if key not in _TAKEN and not key.startswith("hydra.launcher."):
-            taken = ", ".join((*_TAKEN[1:], "hydra.launcher"))
+        if key not in _TAKEN and not f"{key}=".startswith(_LAUNCHER):
+            taken = ", ".join((*_TAKEN[1:], "hydra.launcher, hydra/launcher"))
             raise UserError(f"{word}: resume runs a sweep's own jobs; beside it only {taken} can be given")
-    config = Composer(line)([word for word in line.overrides if not word.startswith("resume=")])
-    launcher = {str(key): value for key, value in config.hydra.launcher.items() if key != "_target_"}
     sweep = Sweep.read(folder.resolve())
+    given = [word for word in line.overrides if not word.startswith("resume=")]
+    if not any(word.startswith("hydra/launcher=") for word in given):  # that of the sweep
+        given = [*(word for word in sweep.words if word.startswith(_LAUNCHER)), *given]
+    config = Composer(line)(given)
     folders.note_sweep(sweep.folder)
     left = [job for job in sweep.jobs if job.status not in OVER]
     if not left:
         print(f"{folder}: all {len(sweep.jobs)} jobs are done")
         return
     own = config.sweep
-    settings = Settings.of(launcher)
+    launcher = instantiate(config.hydra.launcher, _convert_="all")
+    if not hasattr(launcher, "settings"):
+        raise UserError("hydra/launcher=basic does not resume a sweep: use hydra/launcher=local")
+    settings = launcher.settings
     with Runner(sweep, settings, own.retries, fail_fast=own.fail_fast, trust=bool(config.trust)) as runner:
         for job in left:
             runner.know(job, read_json(job.frozen)["config"])

@@ -62,8 +62,9 @@ class Server:
 
     def serve(self) -> None:
         """Do what the launcher says until it is gone."""
+        watched: list[Any] = [self.line, self.woken]
         while True:
-            ready, _, _ = select.select([self.line, self.woken], [], [])
+            ready, _, _ = select.select(watched, [], [])
             if self.woken in ready:
                 os.read(self.woken, 4096)
                 self._reap()
@@ -169,7 +170,7 @@ def _threads() -> int:
 def _touched_gpu() -> bool:
     import torch
 
-    return torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def warm() -> None:
