@@ -78,7 +78,8 @@ def parallel(table: Comparison) -> Chart | None:
     rows = [row for row in table.rows if metric in row.figures and math.isfinite(row.figures[metric].value)]
     if len(rows) < 2 or not table.columns:
         return None
-    axes = [_dimension(column, [row.settings[column] for row in rows]) for column in table.columns]
+    varied = [column for column in table.columns if column != "trial"]
+    axes = [_dimension(column, [row.settings[column] for row in rows]) for column in varied]
     values = [row.figures[metric].value for row in rows]
     axes.append({"label": metric, "values": values, **_range(values)})
     scale = [[0, GREY], [1, SERIES[0]]]

@@ -1,6 +1,7 @@
 """Runs as the rows of one table: only what varies between them, best first, seeds summed up."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,14 @@ _NOT_COMPARED = ("paths.", "logger", "callbacks.progress.", "hydra.")  # nothing
 _FIRST = ("experiment", "sweep")  # what they choose decides keys of every group
 _FACTS = ("num_classes", "in_channels", "in_features", "image_size")  # keys that the data fills in
 _SEED, _EPOCH = "seed", ("epoch",)
-_ABSENT = ""
+_DRAWN = re.compile(r"-?\d+\.\d{6,}(e-?\d+)?|-?\d+\.\d+e-\d+")
+_ABSENT, _TRIAL = "", "trial"
 _STAGES = ("test", "val", "train")
+
+
+def brief(text: str) -> str:
+    """A setting as tables show it: a number that a search drew with four digits, others as they are."""
+    return f"{float(text):.4g}" if _DRAWN.fullmatch(text) else text
 
 
 @dataclass
@@ -65,7 +72,8 @@ class Row:
         """What is its own of this row, for a legend: `model=cnn, lr=0.01`."""
         tails = Counter(column.rpartition(".")[2] for column in columns)
         short = {column: tail if tails[tail := column.rpartition(".")[2]] == 1 else column for column in columns}
-        said = ", ".join(f"{short[column]}={self.settings[column]}" for column in columns if self.settings[column])
+        shown = [column for column in columns if self.settings[column]]
+        said = ", ".join(f"{short[column]}={brief(self.settings[column])}" for column in shown)
         return said or self.runs[0].folder.name
 
 
@@ -114,7 +122,9 @@ def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True)
         row.figures = _figures(row.counted)
     monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
     names = _names(rows, monitor)
-    chosen = sort or next((name for name in (tested(monitor), monitor) if name in names), "seconds")
+    # a search chose by what it monitored, and so does its table: test images steer no choice
+    wanted = (monitor,) if _TRIAL in columns else (tested(monitor), monitor)
+    chosen = sort or next((name for name in wanted if name in names), "seconds")
     if chosen not in (*names, *columns, "seconds"):
         raise UserError(f"sort={chosen} is no column: {nearest(chosen, [*names, *columns, 'seconds'])}")
     names.sort(key=lambda name: name != chosen)

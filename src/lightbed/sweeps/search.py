@@ -4,6 +4,7 @@ Trials are asked for and told one by one, so none waits for another. A trial's o
 so the study hears the truth whatever ended its process.
 """
 
+import itertools
 import math
 import sys
 from collections import Counter
@@ -85,7 +86,9 @@ class Search:
         self.study.set_user_attr("pruner", pruner)  # the trials' own processes ask it
         self.again = self._left_behind()
         # from the same seed, a study that goes on would draw what it has drawn already
-        self.study.sampler = make_sampler(settings, space, len(self.study.trials))
+        self.study.sampler = make_sampler(settings, len(self.study.trials))
+        if settings.sampler == "grid":  # in its order, and each combination once, however often the search goes on
+            self._enqueue(space.grid())
 
     def _check_same(self) -> None:
         free = {key: repr(distribution) for key, distribution in self.space.free.items()}
@@ -98,6 +101,13 @@ class Search:
                     "give the same command, or another folder"
                 )
         self.study.set_user_attr("search", now)
+
+    def _enqueue(self, grid: Mapping[str, Sequence[Any]]) -> None:
+        known = [trial.system_attrs.get("fixed_params") for trial in self.study.trials]
+        for values in itertools.product(*grid.values()):
+            wanted = dict(zip(grid, values, strict=True))
+            if wanted not in known:
+                self.study.enqueue_trial(wanted)
 
     def _left_behind(self) -> "list[FrozenTrial]":
         """The trials that a killed or interrupted sweep left to go on; what ended meanwhile is told."""
@@ -115,10 +125,9 @@ class Search:
     @property
     def left(self) -> int:
         """How many new trials are to be asked for yet."""
-        trials = self.settings.trials
-        if self.settings.sampler == "grid":
-            trials = min(trials, math.prod(len(values) for values in self.space.grid().values()))
-        return max(0, trials - len(self.study.trials))
+        waiting = sum(1 for trial in self.study.trials if trial.state.name == "WAITING")
+        left = max(0, self.settings.trials - len(self.study.trials) + waiting)
+        return min(left, waiting) if self.settings.sampler == "grid" else left
 
     def ask(self) -> tuple[int, list[str]] | None:
         """Number and overrides of the next trial; None when there are enough."""
@@ -153,14 +162,15 @@ class Search:
     def best(self) -> "FrozenTrial | None":
         """The best of the trials that were trained to their end."""
         try:
-            return self.study.best_trial
+            found: FrozenTrial = self.study.best_trial
         except ValueError:  # there is none
             return None
+        return found
 
     def summary(self) -> str:
         """What came of the search, in a line."""
         words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "not over"}
-        counts = Counter(words.get(trial.state.name, "") for trial in self.study.trials)
+        counts = Counter(words.get(trial.state.name, "to come") for trial in self.study.trials)
         ended = ", ".join(f"{counts[word]} {word}" for word in words.values() if counts[word])
         if self.best is None:
             return f"search: {ended}; no trial has a value of {self.monitor}"
@@ -209,7 +219,7 @@ def running_trial(folder: Path, number: int) -> "Trial | None":
     return None
 
 
-def make_sampler(settings: Settings, space: Space, seen: int) -> "BaseSampler":
+def make_sampler(settings: Settings, seen: int) -> "BaseSampler":
     """The sampler that the settings name; `seen`: how many trials there are already."""
     from optuna import samplers
 
@@ -219,14 +229,12 @@ def make_sampler(settings: Settings, space: Space, seen: int) -> "BaseSampler":
     if isinstance(settings.sampler, Mapping):
         found: BaseSampler = make(settings.sampler, "hydra.sweeper.sampler")
         return found
-    if settings.sampler == "grid":
-        return samplers.GridSampler(space.grid(), seed=seed)
     if settings.sampler == "cmaes":
         try:
             return samplers.CmaEsSampler(seed=seed)
         except ModuleNotFoundError as error:
             raise UserError("hydra.sweeper.sampler=cmaes needs cmaes: pip install 'lightbed[sweep]'") from error
-    if settings.sampler == "random":
+    if settings.sampler in ("random", "grid"):  # a grid's values are given
         return samplers.RandomSampler(seed=seed)
     return samplers.TPESampler(seed=seed, constant_liar=True)  # apart from what runs at the same time
 

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lightbed.folders import run_name
-from lightbed.sweeps.compare import Comparison, Figure, Row
+from lightbed.sweeps.compare import Comparison, Figure, Row, brief
 
 
 def heads(table: Comparison) -> list[str]:
@@ -27,7 +27,8 @@ def cells(table: Comparison, row: Row, rank: int) -> list[str]:
         "status": row.status,
         "run": run_name(row.runs[0].folder),
     }
-    return [str(rank), *(row.settings[name] for name in table.columns), *figures, *(rest[key] for key in _rest(table))]
+    settings = (brief(row.settings[name]) for name in table.columns)
+    return [str(rank), *settings, *figures, *(rest[key] for key in _rest(table))]
 
 
 def shown(table: Comparison) -> list[str]:

@@ -82,7 +82,8 @@ def _distribution(override: "Override") -> "BaseDistribution":
     log = "log" in getattr(value, "tags", ())
     try:
         if isinstance(value, IntervalSweep):
-            low, high = value.start, value.end
+            low: Any = value.start
+            high: Any = value.end
             whole = isinstance(low, int) and isinstance(high, int)
             return IntDistribution(low, high, log=log) if whole else FloatDistribution(low, high, log=log)
         if isinstance(value, RangeSweep):
