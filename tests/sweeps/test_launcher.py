@@ -138,16 +138,16 @@ def test_the_whole_sweep_is_checked_before_the_first_job(
     values = ",".join("wide" if i == 37 else f"[{i + 1}]" for i in range(40))
     assert main(["train", "-m", *QUICK, "hydra.sweep.dir=many", f"model.channels={values}"]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("lightbed: job 37 (")
-    assert "model.channels=wide): model.channels=wide: CNN takes a list" in told
+    assert told.startswith("lightbed: job 37: model.channels=wide: CNN takes a list")
+    assert "model.channels=wide)" in told
     assert not list((tmp_path / "many").glob("*/run.json"))
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["test=auto,last,bset"], "job 2 (test=bset"),
-        (["name=a,'${nothing}'"], "job 1 (name=${nothing}"),
+        (["test=auto,last,bset"], "job 2: test=bset is not known: did you mean best"),
+        (["name=a,'${nothing}'"], "job 1: name: Interpolation key 'nothing' not found"),
         (["hydra.launcher.jobs=0", "seed=0,1"], "hydra.launcher.jobs=0 must be a whole number of at least 1"),
         (["hydra.launcher.start=spoon", "seed=0,1"], "hydra.launcher.start=spoon is not known"),
         (["resume=outputs"], "resume=outputs has no sweep.json"),

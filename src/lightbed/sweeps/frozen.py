@@ -101,7 +101,7 @@ class Composition:
 
 def named(number: int, overrides: Sequence[str], text: object) -> UserError:
     """A fault of one job of many, which says which."""
-    return UserError(f"job {number} ({' '.join(overrides)}): {text}")
+    return UserError(f"job {number}: {text} (its overrides: {' '.join(overrides)})")
 
 
 def _fault(error: Exception, master: "DictConfig", words: Sequence[str]) -> UserError | None:
