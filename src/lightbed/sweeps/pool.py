@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Pool:
         self.waiting: deque[tuple[Job, Need]] = deque()
         self.running: dict[int, tuple[Job, Lease, float]] = {}
         self.stopping = False
+        self.ill: Counter[str] = Counter()  # how often each job failed or was killed
         self.answers: deque[dict[str, Any]] = deque()
         self.text = b""
         self.begun = 0
@@ -172,8 +173,9 @@ class Pool:
             with contextlib.suppress(OSError), (job.folder / "log.txt").open("a", encoding="utf-8") as log:
                 log.write(f"{job.error}\n")
         self._tell(job)
-        tried = sum(1 for attempt in job.attempts if attempt.get("status") in ("failed", "killed"))
-        if job.status in ("failed", "killed") and code != 2 and tried <= self.retries and not self.stopping:
+        ill = job.status in ("failed", "killed")
+        self.ill[job.id] += ill
+        if ill and code != 2 and self.ill[job.id] <= self.retries and not self.stopping:
             self.add(job, Need(len(lease.gpus), lease.cores))
             return None
         return job

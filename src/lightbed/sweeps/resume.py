@@ -64,7 +64,7 @@ def go_on(line: "Line", place: str) -> None:
     with Runner(sweep, settings, own.retries, fail_fast=own.fail_fast, trust=bool(config.trust)) as runner:
         for job in left:
             runner.know(job, read_json(job.frozen)["config"])
-            job.status, job.attempts = "waiting", []
+            job.status = "waiting"
         runner.check(left)
         runner.run(left)
     summarise(sweep, left)
