@@ -136,7 +136,7 @@ def test_a_run_that_fails_ends_with_1_and_its_traceback_in_the_log(capsys, tmp_p
 
 
 def test_a_multirun_goes_on_past_a_failed_job_and_shows_the_others(capsys, tmp_path):
-    words = [*QUICK, "model.hidden=[4],[8]", "data.batch_size=0,32", "hydra.sweep.dir=many"]
+    words = [*QUICK, "model.hidden=[4],[8]", "data.batch_size=0,32", "hydra.sweep.dir=many", "hydra/launcher=basic"]
     assert main(["train", "-m", *words]) == 2
     printed = capsys.readouterr()
     told = [line for line in printed.err.splitlines() if line.startswith("lightbed: ")]

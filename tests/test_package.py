@@ -34,6 +34,8 @@ def test_wheel_has_the_command_and_its_configs(tmp_path: Path) -> None:
     folder = subprocess.run([python, "-P", "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Path(folder.stdout.strip()) == site / "lightbed" / "conf"
     tiny = ["trainer.max_epochs=1", "model.channels=[4]", "callbacks.pictures=null"]
-    done = subprocess.run([script, "train", *tiny], cwd=tmp_path, capture_output=True, text=True)
+    many = ["-m", "seed=0,1", "threads=1"]  # the launcher is found in the wheel's own namespace package
+    done = subprocess.run([script, "train", *tiny, *many], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "2 jobs, " in done.stdout
     assert (tmp_path / "outputs" / "latest" / "metrics.json").is_file()

@@ -110,14 +110,23 @@ def _config_dir(words: list[str]) -> list[Path]:
 def run_hydra(command: str, words: list[str]) -> int:
     """Compose `command`'s config with `words` and run it, once or as a multirun; returns the exit code."""
     from lightbed import faults, folders, preflight
+    from lightbed.sweeps import resume
     from lightbed.words import read
 
     line = read(command, words)
+    if line.runs and resume.named(line):
+        from lightbed.sweeps.searching import words_again
+
+        again = words_again(line)
+        line = read(command, again) if again else line
     folders.register(line.overrides, dry=not line.runs)
     failures: list[Failure] = []
     try:
         if line.runs:
             preflight.check(line)
+        if line.runs and (sweep := resume.named(line)):
+            resume.go_on(line, sweep)
+            return OK
         with _hydra_arguments(line) as original:
             _compose_and_run(line, original, failures)
     except (UserError, RunError):

@@ -1,4 +1,4 @@
-"""The two errors that are told in one line: bad input, and a fault of the run."""
+"""The errors that are told in one line: bad input, a fault of the run, and a run that a search has given up."""
 
 
 class UserError(ValueError):
@@ -17,6 +17,10 @@ class RunError(RuntimeError):
 
     agreed = False
     """Whether all processes of a run have it at the same step."""
+
+
+class Pruned(RunError):
+    """A search ends this run early, for its curve is behind those of others: no failure, and its status says so."""
 
 
 def nearest(word: str, names: list[str], count: int = 3) -> str:

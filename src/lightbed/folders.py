@@ -156,8 +156,10 @@ def _job_name(overrides: Sequence[str], _root_: Any) -> str:
     from omegaconf import OmegaConf
 
     params = OmegaConf.select(_root_, "hydra.sweeper.params") or {}
-    varying = {*_varying, *_swept([f"{key}={value}" for key, value in params.items()])}
+    varying = {*_varying, *_swept([f"{key}={value}" for key, value in params.items()]), "trial"}
     chosen = [word for word in overrides if word.split("=")[0].lstrip("+~") in varying] or list(overrides)
+    if any(word.startswith("trial=") for word in chosen):  # a search draws numbers of 17 digits; config.yaml has them
+        chosen = [re.sub(r"\d+\.\d{4,}(e-?\d+)?$", lambda found: f"{float(found[0]):.3g}", word) for word in chosen]
     number = OmegaConf.select(_root_, "hydra.job.num", throw_on_missing=False)
     return _unique(safe_name([word.lstrip("+~") for word in chosen]), number)
 
@@ -188,3 +190,9 @@ def note_sweep(folder: Path) -> None:
 def sweep_folder() -> Path | None:
     """The multirun folder of this process's jobs, if it ran any."""
     return Path(_sweeping[0]) if _sweeping else None
+
+
+def near(path: Path) -> Path:
+    """The path as short as it can be typed: relative where it is inside the working directory."""
+    full, here = path.expanduser().absolute(), Path.cwd()
+    return full.relative_to(here) if full.is_relative_to(here) else full

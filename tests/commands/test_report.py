@@ -68,6 +68,12 @@ def runs(*folders: Path) -> list[Run]:
     return find_runs([str(folder) for folder in folders])
 
 
+def without_plotly(page: str) -> str:
+    """What is our own of a page."""
+    head, _, rest = page.partition('<script id="plotly">')
+    return head + rest.partition("</script>")[2]
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """Two models by two seeds, and one that failed."""
@@ -174,8 +180,7 @@ def test_the_command_prints_and_writes_everything(
         rows = list(csv.DictReader(file))
     assert float(rows[0]["test/accuracy std"]) == pytest.approx(stdev([0.95, 0.96]))
     assert rows[0]["runs"] == "3"
-    page = (out / "report.html").read_text()
-    assert "data:image/png;base64," in page
+    page = without_plotly((out / "report.html").read_text())
     assert not re.search(r"(src|href)=.?(http|/|\w+\.)", page), "the page needs no other file"
     with Image.open(out / "curves.png") as picture:
         assert picture.width > 1000
@@ -199,7 +204,7 @@ def test_texts_of_a_run_cannot_break_the_page(tmp_path: Path) -> None:
     write_run(tmp_path / "b", accuracy=0.5)
     (tmp_path / "a" / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "name": "<script>x|y"}))
     assert main(["report", f"runs={tmp_path}", f"hydra.run.dir={tmp_path / 'out'}"]) == 0
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = without_plotly((tmp_path / "out" / "report.html").read_text())
     assert "<script>x" not in page
     assert "<b>" not in page
     assert "<script>x\\|y" in (tmp_path / "out" / "report.md").read_text()
@@ -247,11 +252,11 @@ def test_many_runs_are_quick_and_need_no_torch(tmp_path: Path, count: int) -> No
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # time of the processor, whatever else goes on
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # whatever else the machine does
     assert done.returncode == 0, done.stderr
     assert f"{count} runs in" in done.stdout
-    assert seconds < 30, f"{seconds:.1f} s, where 3 to 5 are usual"
+    assert seconds < 20, f"{seconds:.1f} s of computing, where 3 to 5 are usual"
 
 
 def test_predictions_of_one_sample_stand_side_by_side_in_the_order_of_the_settings(tmp_path: Path) -> None:

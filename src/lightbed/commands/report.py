@@ -11,7 +11,7 @@ from rich.console import Console
 from lightbed.draw.figure import pixels, save
 from lightbed.draw.overlay import Line, overlay
 from lightbed.errors import UserError, one_of
-from lightbed.sweeps import show
+from lightbed.sweeps import page, show
 from lightbed.sweeps.collect import find_runs, split_places
 from lightbed.sweeps.compare import Comparison, compare
 
@@ -44,20 +44,21 @@ def summarise(sweep: Path) -> None:
 
 
 def write(table: Comparison, folder: Path) -> list[Path]:
-    """Write the table in all forms, the curves, and samples side by side; returns the paths."""
+    """Write the table in all forms, the page, the curves, and samples side by side; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "curves.png"
     drawn = curves(table, picture)
+    sampled = samples(table, folder)
     texts = {
         "report.md": show.as_markdown(table, picture.name if drawn else None),
         "report.csv": show.as_csv(table),
-        "report.html": show.as_html(table, picture.read_bytes() if drawn else None),
+        "report.html": page.as_html(table, sampled),
     }
     for name, text in texts.items():
         beside = folder / f".{name}.tmp"
         beside.write_text(text, encoding="utf-8")
         beside.replace(folder / name)
-    return [*(folder / name for name in texts), *([picture] if drawn else []), *samples(table, folder)]
+    return [*(folder / name for name in texts), *([picture] if drawn else []), *sampled]
 
 
 def curves(table: Comparison, path: Path) -> bool:

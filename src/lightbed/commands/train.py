@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.callbacks.epoch_start import EpochStart
 from lightbed.callbacks.finite import Finite
 from lightbed.callbacks.progress import Progress
+from lightbed.callbacks.pruning import Pruning
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
-from lightbed.errors import UserError, nearest, one_of
+from lightbed.errors import Pruned, UserError, nearest, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
 from lightbed.runs import kernels, memory, transfer
@@ -48,14 +50,16 @@ def train(cfg: DictConfig) -> float | None:
     """
     config = build.resolve(cfg)
     with sigterm_stops():
-        resume, _ = config.pop("resume"), config.pop("trust")
+        resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
             return go_on(cfg)
-        with Record.of_job(config, "train") as record, alone(record.folder):
+        with suppress(Pruned), Record.of_job(config, "train") as record, alone(record.folder):
             if "parent" in record.content:
                 folders.note_sweep(record.folder.parent)
             point_latest(record.folder, Path(config["paths"]["outputs"]).expanduser())
             return run(config, record)
+        say("this trial ends here: the search goes on with others")
+        return None
 
 
 def go_on(cfg: DictConfig) -> float | None:
@@ -200,6 +204,8 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         if part is not None:
             where = f"callbacks.{name}"
             callbacks.append(build.make(build.fill_auto(part, {"mode": mode}, where), where))
+    if config.get("trial") is not None:
+        callbacks.append(Pruning(config["trial"], monitor))
     if out_of_memory == "halve":
         callbacks.append(EpochStart())  # after the checkpoints, so that it knows of the best one
     history = History(folder)

@@ -21,9 +21,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed.data.files import write_listing
-from lightbed.errors import RunError, UserError
+from lightbed.errors import Pruned, RunError, UserError
 from lightbed.runs.checkpoint import sync_folder
 from lightbed.runs.log import close_log, leave_out_no_news, open_log
+from lightbed.runs.peak import begin_peak, peak_memory
 from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
 from lightbed.runs.signals import Stop
 
@@ -32,7 +33,7 @@ class Record:
     """The record of a running job: its folder and its run.json, rewritten in one piece at each change of status.
 
     As a context manager it opens log.txt and, at the end, sets the status: done, failed (with the error, its traceback
-    in log.txt) or interrupted. Of several processes of one run, only the first writes.
+    in log.txt), interrupted, or pruned by a search. Of several processes of one run, only the first writes.
 
     Args:
         folder: the run folder; never one that holds a run already.
@@ -124,10 +125,13 @@ class Record:
         self.write(data=facts)
 
     def finish(self, status: str, **changes: Any) -> None:
-        """Set the final status: done, failed or interrupted."""
-        self.write(status=status, seconds=round(time.monotonic() - self.started, 3), **changes)
+        """Set the final status: done, failed, interrupted or pruned; and what the run took of time and memory."""
+        before = self.content.get("memory", {})  # where a resumed run was before
+        memory = {name: max(value, before.get(name, 0.0)) for name, value in peak_memory().items()}
+        self.write(status=status, seconds=round(time.monotonic() - self.started, 3), memory=memory, **changes)
 
     def __enter__(self) -> "Record":
+        begin_peak()
         if self.writes:
             self.log = open_log(self.folder)
         else:
@@ -140,6 +144,8 @@ class Record:
                 self.finish("done")
             elif _interrupted(error):
                 self.finish("interrupted")
+            elif isinstance(error, Pruned):
+                self.finish("pruned", pruned=str(error))
             elif self.writes:
                 with suppress(OSError, RunError):  # the disk may be full, which `error` then says
                     self._fail(error)

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lightbed.figures import spelt
+from lightbed.folders import near as near
 from lightbed.runs.history import read_history
 from lightbed.runs.log import say, show
 from lightbed.runs.record import write_text
@@ -79,9 +80,3 @@ def _table(title: str, first: str, *numbers: str) -> Table:
     for name in numbers:
         table.add_column(name, justify="right")
     return table
-
-
-def near(path: Path) -> Path:
-    """The path as short as it can be typed: relative where it is inside the working directory."""
-    full, here = path.expanduser().absolute(), Path.cwd()
-    return full.relative_to(here) if full.is_relative_to(here) else full

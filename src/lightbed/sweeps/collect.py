@@ -28,8 +28,10 @@ class Run:
     settings: dict[str, str]  # what each group chose, then each key of the config by its dotted name
     choices: set[str]  # those of the settings that are groups
     named: list[str]  # settings that its command line named
-    status: str  # done, failed, interrupted, running or killed
+    status: str  # done, failed, interrupted, running, pruned or killed
     seconds: float | None
+    memory: float | None  # MiB at most of its largest process
+    gpu_memory: float | None  # MiB at most that torch took on one GPU
     monitor: str
     metrics: dict[str, float]  # final ones; `epoch` is that of the tested weights, from 0
     history: list[dict[str, float]] = field(repr=False)
@@ -94,7 +96,7 @@ def _starts(place: str) -> list[Path]:
 def _run_folders(start: Path) -> Iterator[Path]:
     """Folders with a run.json at or below `start`; links such as `latest` are not followed, runs hold no others."""
     for folder, inside, files in os.walk(start):
-        inside.sort()
+        inside[:] = sorted(name for name in inside if not name.startswith("attempt_"))  # what a job's retry set aside
         if "run.json" in files:
             inside.clear()
             yield Path(folder)
@@ -109,7 +111,7 @@ def read_run(folder: Path) -> Run | None:
     config = config if isinstance(config, dict) else {}
     words = [str(word) for word in _yaml(folder / "overrides.yaml") or []]
     choices = {name: str(value) for name, value in (record.get("choices") or {}).items() if value is not None}
-    status = _status(record)
+    status, memory = _status(record), record.get("memory") or {}
     return Run(
         folder=folder,
         settings=choices | dict(flatten(config)),
@@ -117,6 +119,8 @@ def read_run(folder: Path) -> Run | None:
         named=[word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words],
         status=status,
         seconds=record.get("seconds"),
+        memory=max((memory[name] for name in ("process", "child") if name in memory), default=None),
+        gpu_memory=memory.get("gpu"),
         monitor=str((config.get("task") or {}).get("monitor") or "val/loss"),
         metrics=read_figures(folder / "metrics.json"),
         history=_history(folder / "metrics.csv"),
@@ -154,7 +158,7 @@ def _status(record: Mapping[str, Any]) -> str:
 
 
 def _last_line(record: Mapping[str, Any], folder: Path) -> str:
-    text = str(record.get("error") or "")
+    text = str(record.get("error") or record.get("pruned") or "")
     if not text:
         log = folder / "log.txt"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""

@@ -1,6 +1,7 @@
 """Runs as the rows of one table: only what varies between them, best first, seeds summed up."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,14 @@ _NOT_COMPARED = ("paths.", "logger", "callbacks.progress.", "hydra.")  # nothing
 _FIRST = ("experiment", "sweep")  # what they choose decides keys of every group
 _FACTS = ("num_classes", "in_channels", "in_features", "image_size")  # keys that the data fills in
 _SEED, _EPOCH = "seed", ("epoch",)
-_ABSENT = ""
+_DRAWN = re.compile(r"-?\d+\.\d{6,}(e-?\d+)?|-?\d+\.\d+e-\d+")
+_ABSENT, _TRIAL = "", "trial"
 _STAGES = ("test", "val", "train")
+
+
+def brief(text: str) -> str:
+    """A setting as tables show it: a number that a search drew with four digits, others as they are."""
+    return f"{float(text):.4g}" if _DRAWN.fullmatch(text) else text
 
 
 @dataclass
@@ -41,16 +48,32 @@ class Row:
         return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{n} {status}" for status, n in counts.items())
 
     @property
+    def counted(self) -> list[Run]:
+        """The runs that the row's numbers are of: those that are done, or all where none is."""
+        return [run for run in self.runs if run.status == "done"] or self.runs
+
+    @property
     def seconds(self) -> float | None:
         """Mean seconds of a run."""
-        known = [run.seconds for run in self.runs if run.seconds is not None]
+        known = [run.seconds for run in self.counted if run.seconds is not None]
         return mean(known) if known else None
+
+    @property
+    def memory(self) -> float | None:
+        """MiB of the run that needed most."""
+        return max((run.memory for run in self.counted if run.memory is not None), default=None)
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """MiB on a GPU, of the run that needed most."""
+        return max((run.gpu_memory for run in self.counted if run.gpu_memory is not None), default=None)
 
     def label(self, columns: Sequence[str]) -> str:
         """What is its own of this row, for a legend: `model=cnn, lr=0.01`."""
         tails = Counter(column.rpartition(".")[2] for column in columns)
         short = {column: tail if tails[tail := column.rpartition(".")[2]] == 1 else column for column in columns}
-        said = ", ".join(f"{short[column]}={self.settings[column]}" for column in columns if self.settings[column])
+        shown = [column for column in columns if self.settings[column]]
+        said = ", ".join(f"{short[column]}={brief(self.settings[column])}" for column in shown)
         return said or self.runs[0].folder.name
 
 
@@ -94,10 +117,14 @@ def compare(runs: Sequence[Run], *, sort: str | None = None, seeds: bool = True)
     for i, run in enumerate(runs):
         key = tuple(run.settings.get(column, _ABSENT) for column in columns)
         groups.setdefault(key if grouped else (*key, str(i)), []).append(run)
-    rows = [Row(members, dict(zip(columns, key, strict=False)), _figures(members)) for key, members in groups.items()]
+    rows = [Row(members, dict(zip(columns, key, strict=False)), {}) for key, members in groups.items()]
+    for row in rows:
+        row.figures = _figures(row.counted)
     monitor = Counter(run.monitor for run in runs).most_common(1)[0][0]
     names = _names(rows, monitor)
-    chosen = sort or next((name for name in (tested(monitor), monitor) if name in names), "seconds")
+    # a search chose by what it monitored, and so does its table: test images steer no choice
+    wanted = (monitor,) if _TRIAL in columns else (tested(monitor), monitor)
+    chosen = sort or next((name for name in wanted if name in names), "seconds")
     if chosen not in (*names, *columns, "seconds"):
         raise UserError(f"sort={chosen} is no column: {nearest(chosen, [*names, *columns, 'seconds'])}")
     names.sort(key=lambda name: name != chosen)
