@@ -106,6 +106,8 @@ class Detector(Task):
         seen = Prediction(boxes=found["boxes"].float(), labels=found["labels"] - 1, scores=found["scores"].float())
         if self.masks:
             seen["masks"] = found["masks"][:, 0] >= self.mask_threshold
+        if "score_map" in found:
+            seen["score_map"] = found["score_map"]
         return seen
 
     @torch.no_grad()
