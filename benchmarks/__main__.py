@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import detection, epochs, evaluation, exactness, folder, processes, provenance, segmentation
+from benchmarks import detection, epochs, evaluation, exactness, folder, overfeat, processes, provenance, segmentation
 from benchmarks.paired import Row, Setting
 
 BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # and the data that they need
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "detectors": (detection.step, None),
     "boxes": (evaluation.boxes, None),
     "masks": (evaluation.masks, None),
+    "overfeat": (overfeat.passes, None),
 }
 
 
