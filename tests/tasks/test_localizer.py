@@ -127,7 +127,7 @@ def test_it_learns_where_a_digit_is() -> None:
     data.setup()
     torch.manual_seed(0)
     task = Localizer(CNN(3, 10, channels=[8, 16]), 10, preprocess=data.preprocess)
-    optimizer = AdamW(task.parameters(), lr=0.01)
+    optimizer = AdamW(task.parameters(), lr=0.003)
     batches = [(data.preprocess(images), target) for images, target in data.train_dataloader()]
     for _ in range(60):
         task.metric("train").reset()

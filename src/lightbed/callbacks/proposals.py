@@ -199,5 +199,5 @@ def total(trainer: Trainer, values: Mapping[str, float], same: tuple[str, ...] =
     if trainer.world_size == 1:
         return dict(values)
     told = torch.tensor(list(values.values()), device=trainer.strategy.root_device)
-    summed = trainer.strategy.reduce(told, reduce_op="sum").tolist()  # type: ignore[union-attr]
+    summed = trainer.strategy.reduce(told, reduce_op="sum").tolist()
     return {**dict(zip(values, summed, strict=True)), **{name: values[name] for name in same}}

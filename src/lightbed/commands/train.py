@@ -123,7 +123,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     keep_memory()
     skip_filling()
     torch.set_float32_matmul_precision("high")
-    if config.get("weights"):
+    if config.get("weights") and last is None:
         config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
     data, given = build.make_data(config), config
     config = build.with_facts(config, data)

@@ -217,8 +217,8 @@ class DataModule(L.LightningDataModule):
         With `whole` each has all.
         """
         source = self._source(split)
-        shared = self.trainer and not whole
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if shared else (0, 1)
+        trainer = None if whole else self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         reader = KeyedReader(source, self.seed, None, self.collate, split, skip=self.broken == "skip")
         return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
 

@@ -11,7 +11,8 @@ from lightbed.data.images import read_image
 from lightbed.data.source import Sample
 from lightbed.errors import UserError
 
-_EMBEDDED = {"content": "china.jpg", "style": "flower.jpg"}  # of scikit-learn, by Thomas Roloff and dany13
+# of scikit-learn: CC BY 2.0, by danielbuechele and vultilion on Flickr
+_EMBEDDED = {"content": "china.jpg", "style": "flower.jpg"}
 
 
 class Pair:

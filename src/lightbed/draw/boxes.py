@@ -21,6 +21,7 @@ _SMALLEST = 320  # pixels of the longer side below which a picture on its own is
 _GAP = 8  # white pixels between truth and prediction
 _OPACITY = 0.45  # of an instance's colour
 _CROWD = (122, 130, 140)
+_HEAT = (255, 40, 40)
 _NAMED = 4  # classes in a title
 _COVERED = 0.12  # of a picture, by tags
 
@@ -41,7 +42,7 @@ def detected(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]
 
     An object is found by a box of its class at IoU 0.5. Where the truth is not known: the prediction at the image's own
     size, titled with how many objects of which class it has and with the highest score. Instances have a colour each,
-    the same on both sides; boxes without masks have that of their class.
+    the same on both sides; boxes without masks have that of their class. A score map reddens the prediction's image.
     """
     pixels = as_pixels(image)
     if "boxes" not in target:
@@ -56,6 +57,8 @@ def detected(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]
         title += f", {wrong} wrong"
     numbers = same_numbers(ious, len(truth))
     left = marked(pixels, marks(target, classes), _SIDE, exactly=True)
+    if "score_map" in prediction:
+        pixels = heated(pixels, _numpy(prediction["score_map"]))
     right = marked(pixels, marks(prediction, classes, numbers), _SIDE, exactly=True)
     gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
     pair = np.concatenate([left, gap, right], axis=1)
@@ -63,12 +66,19 @@ def detected(image: Tensor, prediction: Any, target: Any, classes: Sequence[str]
     return Panel(pair, title, color, inches=(pair.shape[1] + 2.5) / DPI)
 
 
+def heated(pixels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The image uint8 (H, W, 3), the redder the higher the scores (H, W) in 0..1 are."""
+    share = 0.6 * np.clip(scores, 0, 1)[..., None]
+    mixed: np.ndarray = pixels * (1 - share) + np.array(_HEAT) * share
+    return mixed.round().astype(np.uint8)
+
+
 def confident(prediction: Any, threshold: float) -> Any:
     """The prediction with those boxes alone that score `threshold` or more; one of another kind as it is."""
     if "boxes" not in prediction:
         return prediction
     kept = prediction["scores"] >= threshold
-    return {name: values[kept] for name, values in prediction.items()}
+    return {name: values if name == "score_map" else values[kept] for name, values in prediction.items()}
 
 
 def counts(prediction: Any, classes: Sequence[str]) -> str:

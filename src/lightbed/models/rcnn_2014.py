@@ -156,11 +156,9 @@ class RCNN(nn.Module):
 
     def look(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """`describe` of the boxes (n, 4) of an image."""
-        parts = [
-            self.describe(warp(image, some, self.crop_size, self.context))
-            for some in boxes.split(_AT_ONCE)
-            if len(some)
-        ]
+        starts = range(0, len(boxes), _AT_ONCE)
+        crops = (warp(image, boxes[i : i + _AT_ONCE], self.crop_size, self.context) for i in starts)
+        parts = [self.describe(some) for some in crops]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     # -- first stage ---------------------------------------------------------------------------------------------------
@@ -216,8 +214,8 @@ class RCNN(nn.Module):
         for name, values in found.items():
             getattr(self, name).copy_(torch.as_tensor(values))
         for own, weight in zip(moves, self.box_weight, strict=True):
-            places, codes = (torch.cat([pair[i] for pair in own]).cpu().numpy() for i in (0, 1))
-            weight.copy_(torch.from_numpy(ridge(places, codes, self.box_ridge)))
+            seen_at, moved = (torch.cat([pair[i] for pair in own]).cpu().numpy() for i in (0, 1))
+            weight.copy_(torch.from_numpy(ridge(seen_at, moved, self.box_ridge)))
         self.settled.fill_(1)
 
     def _mine(self, svms: OneVersusRest, features: Tensor, boxes: Tensor, target: Mapping[str, Tensor]) -> None:
@@ -227,7 +225,7 @@ class RCNN(nn.Module):
         count = len(self.svm_weight)
         covered = torch.zeros(len(boxes), count)
         ious = box_iou(boxes, target["boxes"]).cpu()
-        for k in labels.unique().tolist():
+        for k in set(labels.tolist()):
             covered[:, k] = ious[:, labels == k].amax(1)
         positives = [objects[:others][(labels == k).numpy()] for k in range(count)]
         svms.add(positives, objects[others:], (covered < self.svm_bg_iou_thresh).numpy())
@@ -256,7 +254,8 @@ class RCNN(nn.Module):
     def move(self, places: Tensor, boxes: Tensor) -> Tensor:
         """Boxes (n, 4) as the regression of each class moves them, (n, K, 4)."""
         codes = torch.einsum("nb,kbc->nkc", places, self.box_weight[:, :-1]) + self.box_weight[:, -1]
-        return self.coder.decode_single(codes.flatten(1), boxes).view(len(boxes), -1, 4)
+        moved: Tensor = self.coder.decode_single(codes.flatten(1), boxes)
+        return moved.view(len(boxes), -1, 4)
 
     def _detect(self, image: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         features, places = self.look(image, boxes)

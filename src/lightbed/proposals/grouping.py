@@ -10,7 +10,7 @@ import heapq
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]  # scipy ships no types
 
 _BINS, _TEXTURES, _DIRECTIONS = 25, 10, 4  # histogram bins of a colour channel, of a direction; directions
 

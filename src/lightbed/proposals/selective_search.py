@@ -119,7 +119,8 @@ class SelectiveSearch(nn.Module):
             own = own[permutation(len(own), "proposals")[: self.most].sort().values.numpy()]
         if not len(own):  # a plain image: all of it
             own = np.array([[0, 0, width, height]])
-        return own.astype(np.float32)
+        found: np.ndarray = own.astype(np.float32)
+        return found
 
     def _opencv(self, image: np.ndarray) -> np.ndarray:
         from cv2 import ximgproc
@@ -130,7 +131,7 @@ class SelectiveSearch(nn.Module):
         if self.mode == "quality":
             switch = searcher.switchToSelectiveSearchQuality
         switch(int(self.scale), int(self.scale), float(self.sigma))
-        boxes: np.ndarray = searcher.process().astype(np.int64)  # xywh
+        boxes = np.asarray(searcher.process(), np.int64)  # xywh
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 

@@ -72,11 +72,13 @@ class OneVersusRest:
         from sklearn.linear_model import LogisticRegression
 
         found = np.tile([1.0, 0.0], (len(self.positives), 1))
-        for k in range(len(found)) if self.weights is not None else ():
+        if self.weights is None:
+            return found
+        for k, weight in enumerate(self.weights):
             positives, negatives = np.concatenate(self.positives[k]), np.concatenate(self.negatives[k])
             if not len(positives) or not len(negatives):
                 continue
-            margins = np.concatenate([positives, negatives]) @ self.weights[k] + self.biases[k]
+            margins = np.concatenate([positives, negatives]) @ weight + self.biases[k]
             labels = np.repeat([1, 0], [len(positives), len(negatives)])
             model = LogisticRegression(max_iter=1000).fit(margins[:, None], labels)
             if model.coef_[0, 0] > 0:  # else the SVM tells nothing, and its order stays

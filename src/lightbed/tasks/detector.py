@@ -106,6 +106,8 @@ class Detector(Task):
         seen = Prediction(boxes=found["boxes"].float(), labels=found["labels"] - 1, scores=found["scores"].float())
         if self.masks:
             seen["masks"] = found["masks"][:, 0] >= self.mask_threshold
+        if "score_map" in found:
+            seen["score_map"] = found["score_map"]
         return seen
 
     @torch.no_grad()
@@ -138,12 +140,13 @@ class Detector(Task):
         It is called before each validation of a fit, in evaluation mode, with lists of preprocessed images and of
         targets as they come in training.
         """
-        if not hasattr(self.model, "settle"):
+        model: Any = self.model
+        if not hasattr(model, "settle"):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        loader = (
-            data.eval_loader("train", whole=True) if hasattr(data, "eval_loader") else self.trainer.train_dataloader
-        )
+        loader: Any = self.trainer.train_dataloader
+        if hasattr(data, "eval_loader"):
+            loader = data.eval_loader("train", whole=True)
 
         def batches() -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
             for batch in loader:
@@ -151,7 +154,7 @@ class Detector(Task):
                 images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
                 yield images, [self.objects(target) for target in targets]
 
-        self.model.settle(batches())
+        model.settle(batches())
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
