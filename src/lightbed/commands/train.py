@@ -116,38 +116,19 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         last: checkpoint that it goes on from.
         since: its step; None for a new run.
     """
-    folder = record.folder
-    build.set_threads(config["threads"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(config["threads"]))  # or Lightning chooses, for several processes
-    settle_devices()
-    keep_memory()
-    skip_filling()
-    torch.set_float32_matmul_precision("high")
+    set_machine(config["threads"])
     if config.get("weights") and last is None:
         config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
     data, given = build.make_data(config), config
     config = build.with_facts(config, data)
     record.write_config(config)
-    seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
-    task = build.make_task(config, data.classes, data.preprocess)
-    task.colours = {name: list(data.colours[name]) for name in data.classes if name in data.colours}
+    task = make_task(config, data, record.content["versions"])
     if last is not None:
         check_fits(task, last)
     if config.get("weights"):
         record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
-    task.provenance = {
-        "config_json": json.dumps(config),
-        "seed": config["seed"],
-        "threads": config["threads"],
-        "versions": record.content["versions"],
-        **({"category_ids": data.category_ids} if data.category_ids else {}),
-    }
-    size = data.facts()["image_size"]
-    task.example_input_array = torch.zeros(1, data.preprocess.channels, *size)
-    contents = data.contents()
-    if since and (changed := changed_files(known_files(folder), contents.hashes)):
-        say(f"the run goes on with other files of data than it began with: {changed}")
-    record.write_data({**describe(data), "fingerprint": contents.summary()}, contents.hashes)
+    note_data(record, data, since)
+    folder = record.folder
     say(f"{config['name']} in {folder}" + ("" if since is None else f" goes on after step {since:,}"))
 
     trainer = make_trainer(config, record, since)
@@ -171,6 +152,40 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         if isinstance(logger, Board):
             logger.finish("done")
     return final.get(task.monitor)
+
+
+def set_machine(threads: int) -> None:
+    """What holds for the whole process: threads, devices, memory."""
+    build.set_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Lightning chooses, for several processes
+    settle_devices()
+    keep_memory()
+    skip_filling()
+    torch.set_float32_matmul_precision("high")
+
+
+def make_task(config: build.Config, data: DataModule, versions: dict[str, str]) -> Task:
+    """The task with new weights, and with all that its checkpoints are to say of it."""
+    seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
+    task = build.make_task(config, data.classes, data.preprocess)
+    task.colours = {name: list(data.colours[name]) for name in data.classes if name in data.colours}
+    task.provenance = {
+        "config_json": json.dumps(config),
+        "seed": config["seed"],
+        "threads": config["threads"],
+        "versions": versions,
+        **({"category_ids": data.category_ids} if data.category_ids else {}),
+    }
+    task.example_input_array = torch.zeros(1, data.preprocess.channels, *data.facts()["image_size"])
+    return task
+
+
+def note_data(record: Record, data: DataModule, since: int | None) -> None:
+    """Write down what the data is; where the run goes on after step `since`, say which files are others than then."""
+    contents = data.contents()
+    if since and (changed := changed_files(known_files(record.folder), contents.hashes)):
+        say(f"the run goes on with other files of data than it began with: {changed}")
+    record.write_data({**describe(data), "fingerprint": contents.summary()}, contents.hashes)
 
 
 def describe(data: DataModule) -> dict[str, Any]:
