@@ -9,7 +9,7 @@ import pytest
 import torch
 from known_scenes import SCORES, scenes
 from PIL import Image
-from pycocotools import mask as coco
+from faster_coco_eval.core import mask as coco
 
 from lightbed.types import Prediction
 from lightbed.web.answers import SIDE, for_api, for_page, shown
