@@ -113,7 +113,7 @@ def test_an_image_is_sent_and_all_that_is_seen_in_it_can_be_looked_at(page: Page
     for name in ("dark", "middle"):
         expect(page.locator(".tb-classes")).to_contain_text(name)
     picture(page, "page_side_by_side")
-    page.get_by_label("brightness").uncheck()
+    page.locator(".tb-runs").get_by_label("brightness").uncheck()
     expect(page.locator(".tb-panel")).to_have_count(1)
 
     page.get_by_role("tab", name="Classification").click()
