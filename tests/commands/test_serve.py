@@ -151,7 +151,7 @@ def test_runs_are_served_beside_each_other_until_ctrl_c(digits_run, tmp_path):
             address = re.search(r"http://127\.0\.0\.1:\d+", lines[-1])[0]
             assert address != f"http://127.0.0.1:{port}"
             runs = Client(address, verbose=False).predict(api_name="/runs")
-            assert [one["run"] for one in runs] == ["classifier", "classifier_2"]
+            assert [one["run"] for one in runs] == ["digits", "digits_2"]
             assert "data:image/png;base64," in httpx.get(address, timeout=60).text, "test images to click on"
             assert list(tmp_path.glob("lightbed_page_*"))
             process.send_signal(signal.SIGINT)
@@ -159,10 +159,11 @@ def test_runs_are_served_beside_each_other_until_ctrl_c(digits_run, tmp_path):
         finally:
             if process.poll() is None:
                 process.kill()
+                process.communicate()
     assert process.returncode == 0, rest
     assert "Traceback" not in rest
     assert not list(tmp_path.glob("lightbed_page_*"))
-    assert not (tmp_path / "outputs").exists(), "nothing is kept"
+    assert not list((tmp_path / "outputs").iterdir()), "nothing is kept"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))

@@ -13,8 +13,8 @@ SCORES = (0.97, 0.93, 0.62, 0.31, 0.12)
 
 
 def scenes(count: int = 4) -> list[tuple[Tensor, dict[str, Any]]]:
-    """Scenes of three digits or more, with boxes, labels, masks and mask."""
-    data = DigitScenes(images={"train": 8, "val": 4, "test": 40}, targets=["boxes", "labels", "masks", "mask"])
+    """Scenes of three digits or more, with boxes, labels and masks."""
+    data = DigitScenes(images={"train": 8, "val": 4, "test": 40}, targets=["boxes", "labels", "masks"])
     data.setup()
     source = data.splits["test"]
     found = [source[i] for i in range(len(source))]
@@ -56,4 +56,4 @@ class Bright(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         grey = images.mean(1, keepdim=True)
-        return torch.cat([-grey, 0.3 - (grey - 0.5).abs(), grey - 1], 1)
+        return torch.cat([0.35 - grey, torch.zeros_like(grey), grey - 0.6], 1)

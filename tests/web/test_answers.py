@@ -7,9 +7,9 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval.core import mask as coco
 from known_scenes import SCORES, scenes
 from PIL import Image
-from pycocotools import mask as coco
 
 from lightbed.types import Prediction
 from lightbed.web.answers import SIDE, for_api, for_page, shown

@@ -79,6 +79,7 @@ def test_wrong_input_is_told_and_the_next_request_is_answered(content, run, thre
     assert client.predict(handle_file(str(scene)), "scenes", 0.9, api_name="/predict")["objects"]
 
 
+@pytest.mark.slow
 def test_fifty_at_once_are_all_answered_and_nothing_is_left(address, client, scene, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(scene.read_bytes()[:200])

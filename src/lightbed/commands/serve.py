@@ -1,6 +1,7 @@
 """`lightbed serve`: the TestBed page over runs, or over torchvision's trained detectors."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,10 @@ def serve(cfg: DictConfig) -> None:
     if model is not None:
         name = str(HydraConfig.get().runtime.choices["model"])
         served.append(Served(unused(name, loaded), f"{name}, trained on COCO", coco(config), config, "32-true"))
-    paths = {"cache": str(config["paths"]["cache"])}
+    # a cache belongs to the machine; data stays where a run found it unless this command says otherwise
+    given = [word.partition("=")[0] for word in HydraConfig.get().overrides.task]
+    elsewhere = "paths.data" in given or "LIGHTBED_DATA" in os.environ
+    paths = {name: str(config["paths"][name]) for name in (("cache", "data") if elsewhere else ("cache",))}
     found = examples(loaded, paths, config["examples"], trust=config["trust"])
     limits = Limits(config["upload_megabytes"], config["upload_megapixels"])
     with kept(config) as folder:

@@ -36,7 +36,7 @@ def for_api(served: Served, answer: Answer, image: Tensor, threshold: float) -> 
     told = describe(Seen(Path(), prediction), served.classes, threshold)
     del told["path"]
     if "box" in prediction:
-        told["box"] = [round(float(value), 2) for value in prediction["box"]]
+        told.setdefault("box", [round(float(value), 2) for value in prediction["box"]])
     if "masks" in prediction:
         for one, coded in zip(told["objects"], detections.results(prediction, 0), strict=True):
             one["segmentation"] = coded["segmentation"]

@@ -26,7 +26,7 @@ def examples(runs: Mapping[str, Loaded], paths: Mapping[str, str], count: int, *
 
     Args:
         runs: by name.
-        paths: `cache`, where decoded images lie on this machine.
+        paths: `cache` and, where it lies elsewhere than a run says, `data`: see `runs.load.own_data`.
         count: 0 for none.
         trust: see `runs.load.load_run`.
     """

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 _TRIED = 100  # ports after the one that is taken
+_ATTEMPTS = 4
 _RULES = [
     (
         b"content-security-policy",
@@ -118,17 +119,30 @@ def serving(site: Site) -> Iterator[str]:
     uploads = Uploads(site.limits)
     with quiet(uploads.folder):
         try:
-            port = free_port(site.port)
-            address = f"http://{HOST}:{port}"
-            if site.port not in (0, port):
-                say(f"port {site.port} is taken; the page takes {port}")
-            blocks = _launched(site, uploads, port, address)
+            blocks, address = _begun(site, uploads)
             try:
                 yield address
             finally:
                 blocks.close(verbose=False)
         finally:
             uploads.close()
+
+
+def _begun(site: Site, uploads: Uploads) -> tuple["gradio.Blocks", str]:
+    """The page, running, and its address.
+
+    Gradio gives its server five seconds to come up, which may be too few for a machine that trains; so it is tried
+    again, as also where somebody has taken the port meanwhile.
+    """
+    for _ in range(_ATTEMPTS):
+        port = free_port(site.port)
+        address = f"http://{HOST}:{port}"
+        with suppress(OSError):
+            blocks = _launched(site, uploads, port, address)
+            if site.port not in (0, port):
+                say(f"port {site.port} is taken; the page takes {port}")
+            return blocks, address
+    raise UserError(f"the page did not start in {_ATTEMPTS} attempts: give another port=, or wait till less runs here")
 
 
 def _launched(site: Site, uploads: Uploads, port: int, address: str) -> "gradio.Blocks":
@@ -165,6 +179,9 @@ def _launched(site: Site, uploads: Uploads, port: int, address: str) -> "gradio.
 
     # where no event loop runs, Gradio makes several and never closes them
     blocks, app = asyncio.run(launched())
+    # after each request Gradio sums up all since the start, for a monitor that is off
+    queue: Any = blocks._queue
+    queue.compute_analytics_summary = lambda _: None
     # Gradio lets two uploads of one content share a file, which one request would delete under the other
     kind: Any = type(app)
     app.__class__ = type("App", (kind,), {"uploaded_file_dir": property(lambda _: str(uploads.new()))})

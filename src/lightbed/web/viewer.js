@@ -60,6 +60,9 @@ tabs.addEventListener("keydown", (event) => {
 });
 
 function toggles(place, entries, hidden) {
+  const content = JSON.stringify(entries);
+  if (place.dataset.content === content) return; // what is used stays as it is
+  place.dataset.content = content;
   const focused = document.activeElement?.dataset?.toggle;
   place.replaceChildren(...entries.map(({ key, text, colour }) => {
     const box = make("input", { type: "checkbox", "data-toggle": key });
