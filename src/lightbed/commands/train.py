@@ -162,7 +162,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
     for logger in trainer.loggers:
         if isinstance(logger, Board):
-            logger.finish("done")
+            logger.finish("done", record.spent(), trainer.global_step)
     return final.get(task.monitor)
 
 
