@@ -147,7 +147,7 @@ def test_the_whole_sweep_is_checked_before_the_first_job(
     ("words", "told"),
     [
         (["test=auto,last,bset"], "job 2: test=bset is not known: did you mean best"),
-        (["name=a,'${nothing}'"], "job 1: name: Interpolation key 'nothing' not found"),
+        (["name=a,'${nothing}'"], "Interpolation key 'nothing' not found (its overrides: "),
         (["hydra.launcher.jobs=0", "seed=0,1"], "hydra.launcher.jobs=0 must be a whole number of at least 1"),
         (["hydra.launcher.start=spoon", "seed=0,1"], "hydra.launcher.start=spoon is not known"),
         (["resume=outputs"], "resume=outputs has no sweep.json"),
