@@ -10,7 +10,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import detection, epochs, evaluation, exactness, folder, processes, provenance, segmentation, sweeps
+from benchmarks import (
+    detection,
+    epochs,
+    evaluation,
+    exactness,
+    folder,
+    processes,
+    provenance,
+    report,
+    segmentation,
+    sweeps,
+)
 from benchmarks.paired import Row, Setting
 
 BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # and the data that they need
@@ -28,6 +39,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "boxes": (evaluation.boxes, None),
     "masks": (evaluation.masks, None),
     "sweep": (sweeps.launcher, None),
+    "report": (report.many, None),
 }
 
 
