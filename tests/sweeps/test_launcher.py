@@ -186,6 +186,12 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def finish(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that must end well."""
+    shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+
+
 def wait_for(process: subprocess.Popen[str], there: object) -> None:
     """Wait until a condition holds; fail where the process ends before."""
     while not there():  # type: ignore[operator]
@@ -211,7 +217,7 @@ def figures(folder: Path) -> dict[str, dict]:
 def test_a_killed_sweep_is_resumed_to_the_same_table(tmp_path: Path) -> None:
     words = ["-m", "seed=range(0,12)", "trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2", *TRAINED]
     whole = start(tmp_path, *words, f"hydra.sweep.dir={tmp_path / 'whole'}")
-    assert whole.wait() == 0, whole.communicate()[0]
+    finish(whole)
     killed = start(tmp_path, *words, f"hydra.sweep.dir={tmp_path / 'many'}")
     wait_for(killed, lambda: len(figures(tmp_path / "many")) >= 4 and (tmp_path / "many" / "seed=4").is_dir())
     for pid in family(killed.pid):
@@ -268,9 +274,9 @@ def test_a_job_is_the_run_that_it_would_be_alone_also_in_two_processes(tmp_path:
     for name, more in (("one", []), ("two", ddp)):
         words = [*TRAINED, "trainer.max_epochs=2", *more]
         alone = start(tmp_path, *words, "seed=1", f"hydra.run.dir={tmp_path / name}")
-        assert alone.wait() == 0, alone.communicate()[0]
+        finish(alone)
         many = start(tmp_path / "in", "-m", *words, "seed=0,1", f"hydra.sweep.dir={tmp_path / name / 'many'}")
-        assert many.wait() == 0, many.communicate()[0]
+        finish(many)
         found = figures(tmp_path / name / "many")
         assert list(found)
         assert found["seed=1"] == json.loads((tmp_path / name / "metrics.json").read_text())
