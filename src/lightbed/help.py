@@ -97,7 +97,8 @@ def _option(group: str, option: str, file: Path) -> list[str]:
     lines = [_bold(f"{group}={option}")]
     for line in catalogue.head(file):
         lines += _wrapped(line, 2) or [""]
-    return ["", *lines, *_section(f"Keys of {group}={option}", _keys(file, "" if _is_global(file) else group.replace("/", ".")))]
+    prefix = "" if _is_global(file) else group.replace("/", ".")
+    return ["", *lines, *_section(f"Keys of {group}={option}", _keys(file, prefix))]
 
 
 def _is_global(file: Path) -> bool:
