@@ -111,6 +111,35 @@ def test_pruned_trials_are_no_failures(tmp_path: Path) -> None:
     assert len(trials(sweep)) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=1"], "a search needs values to choose from"),
+        (["model=cnn,dmn"], "model=dmn does not exist: did you mean dnn"),
+        (["optimizer.lrr=interval(0,1)"], "optimizer.lrr does not exist: did you mean optimizer.lr?"),
+        (["hydra.sweeper.sampler=tpee", "optimizer.lr=interval(0,1)"], "hydra.sweeper.sampler=tpee is not known"),
+        (["hydra.sweeper.trails=3", "optimizer.lr=interval(0,1)"], "hydra.sweeper.trails does not exist"),
+    ],
+)
+def test_a_wrong_search_is_told_in_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["hydra/sweeper=optuna", "hydra/launcher=basic", f"paths.outputs={tmp_path}"]
+    assert main(["train", "-m", *own, *words]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert said in told[-1]
+    assert len(told) == 1
+
+
+def test_without_optuna_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
+    words = ["hydra/sweeper=optuna", "hydra/launcher=basic", "model=cnn,dnn", f"paths.outputs={tmp_path}"]
+    assert main(["train", "-m", *words]) == 2
+    assert capsys.readouterr().err == "lightbed: hydra/sweeper=optuna needs Optuna: pip install 'lightbed[sweep]'\n"
+
+
 @pytest.mark.slow
 def test_every_number_of_a_report_is_that_of_the_runs_own_files(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
