@@ -28,7 +28,8 @@ class Net(CNN):
         time.sleep(0.1)
         held.unlink()
         with (self.notes / "seen").open("a") as file:
-            file.write(f"{device} {os.getpid()} {os.getsid(0)}\\n")
+            main = pathlib.Path(sys.modules["__main__"].__file__).name
+            file.write(f"{device} {os.getpid()} {os.getsid(0)} {main}\\n")
         for path in (pathlib.Path(__file__), self.notes / "conf" / "model" / "probe.yaml"):
             path.write_text("this is no longer what it was")
 
@@ -98,8 +99,8 @@ def test_four_gpus_and_twelve_jobs_of_which_some_fail(
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
     assert len(seen) == 19
     assert {line[0] for line in seen} == set(gpus)
-    assert all(pid == session for _, pid, session in seen)
-    assert len({pid for _, pid, _ in seen}) == len(seen)
+    assert all(pid == session and main == "server.py" for _, pid, session, main in seen)
+    assert len({pid for _, pid, _, _ in seen}) == len(seen)
 
     raised, killed = tmp_path / "many" / "model.what=raise,seed=0", tmp_path / "many" / "model.what=kill,seed=0"
     log = (raised / "log.txt").read_text()
@@ -166,10 +167,14 @@ def test_faults_are_told_before_anything_runs(
 
 
 def test_fail_fast_stops_the_others(probe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In new Pythons, for the probe starts a thread where it is imported, which no fork would survive."""
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    (tmp_path / "probe.py").write_text(thread + PROBE)
     words = ["model.what=raise,fine,other", "sweep.fail_fast=true", "hydra.launcher.jobs=1", "sweep.retries=0"]
     assert main(["train", "-m", *probe, *words]) == 1
     statuses = [job["status"] for job in jobs(tmp_path / "many").values()]
     assert statuses == ["failed", "waiting", "waiting"]
+    assert (tmp_path / "seen").read_text().split()[-1] == "order.py"
     assert "3 of 3 jobs did not end well" in capsys.readouterr().err
 
 
