@@ -152,7 +152,7 @@ def test_every_number_of_a_report_is_that_of_the_runs_own_files(tmp_path: Path) 
         for row in csv.DictReader(file):
             figure = f"{float(row['test/accuracy']):.4f} ± {float(row['test/accuracy std']):.4f}"
             assert figure in page
-            assert figure in said
+            assert figure in said, said
 
 
 @pytest.mark.slow
