@@ -92,7 +92,7 @@ class Runner:
         config = self.compose(overrides)
         try:
             content = freeze(config, number)
-            self.slots_of(content["config"])
+            self.divide_workers(content["config"])
         except UserError as error:
             raise named(number, overrides, error) from error
         except Exception as error:
@@ -110,7 +110,7 @@ class Runner:
         self.monitors[job.id] = str(config["task"]["monitor"])
         self.epochs[job.id] = config["trainer"]["max_epochs"]
 
-    def slots_of(self, config: dict[str, Any]) -> None:
+    def divide_workers(self, config: dict[str, Any]) -> None:
         """Divide the cores among the reading processes of all jobs that run at a time; no bit depends on it."""
         need = self.slots.need(config, self.settings.gpus_per_job)
         share = max(1, self.slots.cores // self.slots.at_once(need))
