@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 import slurm_node
-from exact import result
-from slurm_jobs import PATIENCE
+from cluster_jobs import PATIENCE, QUICK, probes
 
+from exact import result
 from lightbed.cli import main
 
 HERE = Path(__file__).parent
 APART = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-SMALL = ["trainer.accelerator=cpu", "threads=1", "data.limit=300", "callbacks.pictures=null", "callbacks.curves=null"]
-QUICK = [*SMALL, "logger.tensorboard=false", "callbacks.layers=null", "hydra.launcher.jobs=4"]
 
 
 def test_without_slurm_one_line_says_what_is_missing(
@@ -31,7 +29,7 @@ def test_without_slurm_one_line_says_what_is_missing(
     for more, told in (
         ([], "hydra/launcher=slurm needs Slurm's sbatch, which is not here: start it on a login node"),
         (["hydra.launcher.minutes=0"], "hydra.launcher.minutes=0 must be a whole number of at least 1"),
-        (["hydra.launcher.gpus_per_job=0.5"], "hydra.launcher.gpus_per_job=0.5: Slurm deals out whole GPUs"),
+        (["hydra.launcher.gpus_per_job=0.5"], "hydra.launcher.gpus_per_job=0.5 must be a whole number of at least 0"),
     ):
         assert main([*words, *more]) == 2
         assert capsys.readouterr().err == f"lightbed: {told}\n"
@@ -74,7 +72,9 @@ class Cluster:
 
     def release(self, process: subprocess.Popen[str], job: str) -> None:
         """Let a job that was queued again start now; Slurm would hold it for two minutes."""
-        self.wait_for(process, lambda: self.ask("squeue", "-h", "-j", job, "-o", "%T %r").split() == ["PENDING", "BeginTime"])
+        self.wait_for(
+            process, lambda: self.ask("squeue", "-h", "-j", job, "-o", "%T %r").strip() == "PENDING BeginTime"
+        )
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -116,19 +116,17 @@ def jobs(folder: Path) -> dict[str, dict]:
 @pytest.mark.slow
 def test_failures_cost_one_job_each_and_each_has_a_gpu(cluster: Cluster, tmp_path: Path) -> None:
     """One raises, one is killed; resuming the sweep runs these alone, on Slurm again."""
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    option = "_target_: slurm_jobs.build\nwhat: fine\nnotes: ???\nin_channels: auto\nnum_classes: auto\n"
-    (tmp_path / "conf" / "model" / "probe.yaml").write_text(option)
     many = tmp_path / "many"
-    words = ["-cd", str(tmp_path / "conf"), "model=probe", f"model.notes={tmp_path}", "model.what=fine,raise,kill,other"]
-    more = ["trainer.max_epochs=0", "hydra/launcher=slurm", "hydra.launcher.gpus_per_job=1", "hydra.launcher.minutes=30"]
-    process = cluster.start(*words, *more, *QUICK, f"hydra.sweep.dir={many}", "+hydra.launcher.options.comment=probe")
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=1", "hydra.launcher.jobs=3"]
+    slurm += ["hydra.launcher.minutes=30", "hydra.launcher.cpus_per_task=1", "+hydra.launcher.options.comment=probe"]
+    process = cluster.start(*probes(tmp_path, "fine,raise,kill,other"), *slurm, f"hydra.sweep.dir={many}")
     shown, _ = process.communicate()
     assert process.returncode == 1, shown
     statuses = {name.partition("=")[2]: job["status"] for name, job in jobs(many).items()}
     assert statuses == {"fine": "done", "other": "done", "raise": "failed", "kill": "killed"}, shown
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
-    assert len(seen) == 4 and {device for _, device in seen} == {"0", "1"}
+    assert len(seen) == 4
+    assert {device for _, device in seen} == {"0", "1"}
     assert "MemoryError: no room for it" in (many / "model.what=raise" / "log.txt").read_text()
     assert "killed by SIGKILL" in (many / "model.what=kill" / "log.txt").read_text()
     assert "2 of 4 jobs did not end well" in shown
@@ -150,7 +148,7 @@ def test_failures_cost_one_job_each_and_each_has_a_gpu(cluster: Cluster, tmp_pat
 def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Path) -> None:
     """One job is left alone, one is preempted, one comes to its time limit; the launcher is killed meanwhile."""
     many = tmp_path / "many"
-    meet = "+callbacks.meet={_target_:slurm_jobs.Meet,names:[moved,late],name:${name}}"
+    meet = "+callbacks.meet={_target_:cluster_jobs.Meet,names:[moved,late],name:${name}}"
     words = ["name=still,moved,late", meet, "trainer.max_epochs=3", "model.channels=[4]", "hydra/launcher=slurm"]
     process = cluster.start(*words, *QUICK, f"hydra.sweep.dir={many}")
     moved, late = many / "name=moved", many / "name=late"
@@ -178,7 +176,7 @@ def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Pa
 @pytest.mark.slow
 def test_two_tasks_are_one_run(cluster: Cluster, tmp_path: Path) -> None:
     """DDP in two tasks of Slurm gives what it gives in two processes without it, in one folder."""
-    words = [*QUICK[:-1], "trainer.max_epochs=1", "model.channels=[4]", "trainer.devices=2", "trainer.strategy=ddp"]
+    words = [*QUICK, "trainer.max_epochs=1", "model.channels=[4]", "trainer.devices=2", "trainer.strategy=ddp"]
     process = cluster.start(*words, "seed=1", "hydra/launcher=slurm", f"hydra.sweep.dir={tmp_path / 'many'}")
     shown, _ = process.communicate()
     assert process.returncode == 0, shown

@@ -12,17 +12,43 @@ from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.models.cnn import CNN
 
 PATIENCE = 240.0  # seconds
+SMALL = ["trainer.accelerator=cpu", "threads=1", "data.limit=300", "callbacks.pictures=null", "callbacks.curves=null"]
+QUICK = [*SMALL, "logger.tensorboard=false", "callbacks.layers=null"]
+
+
+def probes(folder: Path, whats: str) -> list[str]:
+    """The words of a multirun of `build`, which notes in this folder; its config is written there."""
+    (folder / "conf" / "model").mkdir(parents=True)
+    option = "_target_: cluster_jobs.build\nwhat: fine\nnotes: ???\nin_channels: auto\nnum_classes: auto\n"
+    (folder / "conf" / "model" / "probe.yaml").write_text(option)
+    words = ["-cd", str(folder / "conf"), "model=probe", f"model.notes={folder}", f"model.what={whats}"]
+    return [*words, *QUICK, "trainer.max_epochs=0"]
 
 
 def build(what: str, notes: str, in_channels: int, num_classes: int) -> CNN:
-    """A small network, or a failure; notes which GPU it was on, where nothing else may be."""
+    """A small network, or a failure; notes which GPU it is on.
+
+    Args:
+        what: fine or other: alone on its GPU; meet: until a second one is there; raise; kill.
+        notes: folder.
+        in_channels: of the network.
+        num_classes: likewise.
+    """
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-    held = Path(notes, f"{device}.held")
-    held.touch(exist_ok=False)  # fails where another job is on it
-    time.sleep(0.3)
-    held.unlink()
     with Path(notes, "seen").open("a") as file:
         file.write(f"{what} {device}\n")
+    if what in ("fine", "other"):
+        held = Path(notes, f"{device}.held")
+        held.touch(exist_ok=False)  # fails where another job is on it
+        time.sleep(0.3)
+        held.unlink()
+    if what == "meet":
+        Path(notes, f"{os.getpid()}.here").touch()
+        until = time.monotonic() + PATIENCE
+        while len(list(Path(notes).glob("*.here"))) < 2:
+            if time.monotonic() > until:
+                raise RuntimeError("nobody came")
+            time.sleep(0.05)
     if what == "raise":
         raise MemoryError("no room for it")
     if what == "kill":
