@@ -19,6 +19,7 @@ from benchmarks import (
     overfeat,
     processes,
     provenance,
+    report,
     segmentation,
     sweeps,
 )
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Setting], list[Row]], str | None]] = {  # 
     "masks": (evaluation.masks, None),
     "sweep": (sweeps.launcher, None),
     "overfeat": (overfeat.passes, None),
+    "report": (report.many, None),
 }
 
 

@@ -106,7 +106,7 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
         figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(command.split()[2:], runs), remark]))
         return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
     newest = mine[-1]["folder"].parent
-    jobs = [run for run in mine if run["folder"].parent == newest]
+    jobs = sorted((run for run in mine if run["folder"].parent == newest), key=by_settings)
     return [
         [
             f"`{name}`: {job['folder'].name}",
@@ -119,6 +119,12 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
         ]
         for job in jobs
     ]
+
+
+def by_settings(job: dict[str, Any]) -> list[tuple[bool, float, str]]:
+    """A job's place: by the settings in its folder's name, numbers from the lowest on."""
+    parts = re.split(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?)", job["folder"].name)
+    return [(bool(i % 2), float(part) if i % 2 else 0.0, part) for i, part in enumerate(parts)]
 
 
 def over_seeds(words: list[str], runs: list[dict[str, Any]]) -> str:

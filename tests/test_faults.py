@@ -31,7 +31,7 @@ MISTAKES = [
     ("experiment=fashion_mnst_dnn", "did you mean fashion_mnist_dnn"),
     ("model=resnet_18", "did you mean resnet18"),
     ("model/dnn=3", "model/dnn does not exist"),
-    ("hydra/launcher=slrum", "hydra/launcher=slrum does not exist: there is basic"),
+    ("hydra/launcher=slrum", "hydra/launcher=slrum does not exist: did you mean slurm?"),
     # several values
     ("model=cnn,dnn", "model=cnn,dnn holds several values: add -m for a run each"),
     ("seed=0,1", "write 'seed=[0,1]' for a list"),

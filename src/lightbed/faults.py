@@ -30,13 +30,9 @@ def one_line(error: BaseException) -> str:
 
 def users_mistake(error: BaseException) -> UserError | None:
     """The user's mistake behind an error that a command raised, or None where it is none of theirs."""
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    for link in chain:  # ours says more than a library's around it
-        if isinstance(link, UserError):
-            return link
-    for link in chain:
+    if (own := _ours(error)) is not None:
+        return own
+    for link in _chain(error):
         kinds = {kind.__name__ for kind in type(link).__mro__}  # by name: neither library is imported for it
         if kinds & {"MisconfigurationException", "OmegaConfBaseException"}:
             resolver = re.search(r"UserError raised while resolving interpolation: (.+)", str(link))
@@ -47,11 +43,23 @@ def users_mistake(error: BaseException) -> UserError | None:
     return None
 
 
+def _ours(error: BaseException) -> UserError | None:
+    """Our own words behind an error, which say more than a library's around them."""
+    return next((link for link in _chain(error) if isinstance(link, UserError)), None)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
+
+
 def explain(error: BaseException, line: Line) -> UserError | None:
     """The user's mistake behind an error that Hydra raised before the command ran; None where it is none of theirs."""
     from hydra.errors import HydraException
 
-    told = (None if isinstance(error, HydraException) else users_mistake(error)) or find(line)
+    told = _ours(error) or (None if isinstance(error, HydraException) else users_mistake(error)) or find(line)
     if told is not None:
         return told
     if isinstance(error, HydraException | ValueError | OSError) or type(error).__module__.startswith("yaml."):

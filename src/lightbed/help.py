@@ -23,6 +23,8 @@ GROUPS = {
     "logger": "where curves go",
     "experiment": "recipes with a reported figure: everything chosen",
     "sweep": "ready multiruns, for -m",
+    "hydra/launcher": "where the jobs of a multirun run",
+    "hydra/sweeper": "which jobs a multirun has",
 }
 FLAGS = {
     "-m, --multirun": "run every combination of comma-separated values: model=cnn,dnn seed=0,1,2",
@@ -95,7 +97,8 @@ def _option(group: str, option: str, file: Path) -> list[str]:
     lines = [_bold(f"{group}={option}")]
     for line in catalogue.head(file):
         lines += _wrapped(line, 2) or [""]
-    return ["", *lines, *_section(f"Keys of {group}={option}", _keys(file, "" if _is_global(file) else group))]
+    prefix = "" if _is_global(file) else group.replace("/", ".")
+    return ["", *lines, *_section(f"Keys of {group}={option}", _keys(file, prefix))]
 
 
 def _is_global(file: Path) -> bool:

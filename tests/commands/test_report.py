@@ -21,6 +21,7 @@ from lightbed.cli import main
 from lightbed.commands.report import samples
 from lightbed.draw.figure import save
 from lightbed.errors import UserError
+from lightbed.sweeps import show
 from lightbed.sweeps.collect import Run, find_runs, split_places
 from lightbed.sweeps.compare import compare, varying
 
@@ -233,6 +234,30 @@ def test_damaged_and_unfinished_runs_do_not_stop_a_report(tmp_path: Path) -> Non
     table = compare(list(found.values()))
     by_name = {row.runs[0].folder.name: row for row in table.rows}
     assert by_name["killed"].figures["val/accuracy"].value == pytest.approx(0.7), "the best epoch of its history"
+
+
+def test_jobs_that_ended_before_they_were_runs_are_told(sweep: Path) -> None:
+    jobs = []
+    for name, status in (("a", "killed"), ("b", "waiting"), ("c", "failed")):
+        place = sweep / "frozen" / f"{name}.json"
+        place.parent.mkdir(exist_ok=True)
+        choices = {"model": "cnn", "data": "digits", "experiment": None, "hydra/launcher": "local"}
+        config = {**CONFIG, "seed": 7, "data": {"seed": 7}}
+        place.write_text(json.dumps({"config": config, "hydra": {"runtime": {"choices": choices}}}))
+        words = ["model=cnn", f"seed={name}"]
+        jobs.append(
+            {"id": name, "overrides": words, "folder": f"job_{name}", "status": status, "error": f"{name} is\nill"}
+        )
+    jobs.append({"id": "d", "overrides": [], "folder": "model=cnn,seed=0", "status": "failed"})  # was tried again since
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    aside = sweep / "model=cnn,seed=0" / "attempt_1"
+    aside.mkdir()
+    (aside / "run.json").write_text("{}")
+    table = compare(runs(sweep))
+    assert len(table.runs) == 7
+    told = {line.rpartition("/")[2] for line in show.failures(table)}
+    assert told == {"job_a: killed: a is ill", "job_c: failed: c is ill", "model=dnn,seed=2: failed: out of memory"}
+    assert table.columns == ["model"]
 
 
 @pytest.mark.parametrize("count", [500])

@@ -94,6 +94,9 @@ def test_hparams_page_has_every_run_with_its_parameters_and_final_metrics(output
         values = {value.name.tag: value.value for value in row.metric_values}
         for metric in ("test/accuracy", "test/loss", "test/f1"):
             assert values[metric] == pytest.approx(final[metric], rel=1e-6)
+        record = json.loads((run_of(outputs, name) / "run.json").read_text())
+        assert 0 < values["run/seconds"] <= record["seconds"] + 1e-3
+        assert 100 < values["run/memory_mib"] <= max(record["memory"]["process"], record["memory"]["child"]) + 0.1
         assert row.sessions[0].status == api_pb2.STATUS_SUCCESS
 
 

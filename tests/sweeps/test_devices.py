@@ -8,6 +8,9 @@ import pytest
 
 from lightbed.errors import UserError
 from lightbed.sweeps.devices import Lease, Need, Slots, inventory
+from lightbed.sweeps.jobs import Sweep
+from lightbed.sweeps.launcher import Settings
+from lightbed.sweeps.runner import Runner
 
 GPU, CPU = {"accelerator": "auto", "devices": "auto"}, {"accelerator": "cpu", "devices": 2}
 
@@ -84,6 +87,15 @@ def test_a_number_of_jobs_is_taken_at_its_word(tmp_path: Path) -> None:
     few = slots(tmp_path, "abcd", jobs=3)
     assert few.at_once(Need(1, 0)) == 3
     assert len(leases(few, Need(1, 0))) == 3
+
+
+@pytest.mark.parametrize(("asked", "given"), [(16, 4), (3, 3), (0, 0)])
+def test_reading_processes_are_divided_among_the_jobs(tmp_path: Path, asked: int, given: int) -> None:
+    runner = Runner(Sweep(tmp_path, []), Settings())
+    runner.slots = slots(tmp_path, cores=8)
+    config = {"threads": 4, "trainer": GPU, "data": {"num_workers": asked}}
+    runner.divide_workers(config)
+    assert config["data"]["num_workers"] == given
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ def test_a_browser_draws_the_page_without_a_network(table: Comparison, tmp_path:
     with sync_api.sync_playwright() as player:
         chromium = player.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
         view = chromium.new_page(viewport={"width": 390, "height": 800}, offline=True)
+        view.set_default_timeout(300_000)  # a busy machine
         view.on("pageerror", lambda error: told.append(str(error)))
         view.on("request", lambda request: request.url.startswith("http") and told.append(request.url))
         view.goto(f"file://{tmp_path / 'report.html'}")

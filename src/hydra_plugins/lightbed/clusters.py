@@ -16,3 +16,16 @@ class SlurmLauncher(LocalLauncher):
         from lightbed.sweeps.on_slurm import Slurm
 
         self.settings = Slurm.of(settings)
+
+
+class RayLauncher(LocalLauncher):
+    """Jobs on a Ray cluster.
+
+    Args:
+        settings: see `lightbed.sweeps.on_ray.Ray`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        from lightbed.sweeps.on_ray import Ray
+
+        self.settings = Ray.of(settings)

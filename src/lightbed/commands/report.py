@@ -102,6 +102,8 @@ def print_table(table: Comparison, written: list[Path]) -> None:
     terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
     console = Console() if terminal else Console(width=_WIDTH)
     console.print(show.for_terminal(table, console.width))
+    for note in show.notes(table):
+        print(note)
     for line in show.failures(table):
         print(f"not done: {line}")
     for path in written:

@@ -150,7 +150,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
     for logger in trainer.loggers:
         if isinstance(logger, Board):
-            logger.finish("done")
+            logger.finish("done", record.spent(), trainer.global_step)
     return final.get(task.monitor)
 
 
@@ -205,6 +205,11 @@ def check_devices(settings: build.Config) -> None:
         value = settings.get(key)
         if isinstance(value, str) and value not in names:
             raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
+    strategy, accelerator = str(settings.get("strategy")), settings.get("accelerator")
+    if strategy.startswith("fsdp") and accelerator not in ("gpu", "cuda"):
+        raise UserError(
+            f"trainer.strategy={strategy} needs GPUs, and trainer.accelerator=gpu to say so; here it is {accelerator}"
+        )
 
 
 def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:

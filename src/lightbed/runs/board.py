@@ -68,8 +68,14 @@ class Board(TensorBoardLogger):
         self.experiment.add_image(name, image, step, dataformats="HWC")
 
     @rank_zero_only
-    def finish(self, status: str) -> None:
-        """Say how the run ended ('done' or anything else) and close the files."""
+    def finish(self, status: str, figures: Mapping[str, float] | None = None, step: int = 0) -> None:
+        """Say how the run ended ('done' or anything else) and close the files.
+
+        Args:
+            status: of the run.
+            figures: what the HParams page is to show beside the metrics.
+            step: the run's last.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
@@ -77,6 +83,8 @@ class Board(TensorBoardLogger):
         ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=state))
         about = metadata.create_summary_metadata(ended)
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+        for name, figure in (figures or {}).items():
+            self.experiment.add_scalar(name, figure, step)
         self._summary(Summary(value=[value]))
         self.experiment.close()
 

@@ -130,6 +130,12 @@ class Record:
         memory = {name: max(value, before.get(name, 0.0)) for name, value in peak_memory().items()}
         self.write(status=status, seconds=round(time.monotonic() - self.started, 3), memory=memory, **changes)
 
+    def spent(self) -> dict[str, float]:
+        """Seconds and MiB of the largest process so far, as the HParams page names them."""
+        peak = peak_memory()
+        memory = {"run/memory_mib": max(peak["process"], peak["child"])} if peak.keys() >= {"process", "child"} else {}
+        return {"run/seconds": round(time.monotonic() - self.started, 3), **memory}
+
     def __enter__(self) -> "Record":
         begin_peak()
         if self.writes:

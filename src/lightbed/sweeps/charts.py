@@ -46,7 +46,9 @@ def curves(table: Comparison, metric: str) -> Chart | None:
     if not traces:
         return None
     traces.reverse()  # the best on top
-    return {"data": traces, "layout": _layout(_axis("epoch", integer=True), _axis(metric))}
+    longest = max((len(run.history) for run in table.runs), default=0)
+    steps = {"dtick": 1} if longest <= 10 else {}  # or a short axis has halves of epochs
+    return {"data": traces, "layout": _layout({**_axis("epoch"), **steps}, _axis(metric))}
 
 
 def _points(rows: Sequence[Row], name: str, columns: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
@@ -104,7 +106,7 @@ def _dimension(label: str, texts: Sequence[str]) -> Chart:
     ticks = found if len(found) <= 8 else [found[0], *_powers(found[0], found[-1]), found[-1]] if log else None
     axis: Chart = {"label": f"{_short(label)} (log)" if log else _short(label), "values": placed, **_range(placed)}
     if ticks:
-        axis |= {"tickvals": [math.log10(t) if log else t for t in ticks], "ticktext": [f"{t:g}" for t in ticks]}
+        axis |= {"tickvals": [math.log10(t) if log else t for t in ticks], "ticktext": [f"{t:.4g}" for t in ticks]}
     return axis
 
 
@@ -169,10 +171,9 @@ def _metric(table: Comparison) -> str:
     return table.sort if table.sort in table.figures else next(iter(table.figures), "")
 
 
-def _axis(title: str, *, integer: bool = False) -> Chart:
-    ticks = {"tickformat": "d", "dtick": None, "nticks": 8} if integer else {}
+def _axis(title: str) -> Chart:
     return {"title": {"text": html.escape(title)}, "gridcolor": LINES, "zeroline": False, "automargin": True,
-            "linecolor": FAINT, **ticks}  # fmt: skip
+            "linecolor": FAINT}  # fmt: skip
 
 
 def _layout(x: Mapping[str, Any], y: Mapping[str, Any]) -> Chart:

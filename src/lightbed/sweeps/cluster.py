@@ -67,10 +67,10 @@ class Settings:
             UserError: a value is none.
         """
         names = [field.name for field in fields(cls)]
-        for name, value in given.items():
-            if name not in names:
-                raise UserError(f"hydra.launcher.{name} does not exist: {nearest(name, names)}")
-        settings = cls(**{name: None if value == "auto" else value for name, value in given.items()})
+        if unknown := [name for name in given if name not in names]:
+            raise UserError(f"hydra.launcher.{unknown[0]} does not exist: {nearest(unknown[0], names)}")
+        values: dict[str, Any] = {name: None if value == "auto" else value for name, value in given.items()}
+        settings = cls(**values)
         settings.check()
         return settings
 
@@ -84,9 +84,9 @@ class Settings:
         if self.gpus_per_job is not None:
             self._number("gpus_per_job", 0)
 
-    def _number(self, name: str, least: int, kind: type | tuple[type, ...] = int) -> None:
+    def _number(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, kind) or isinstance(value, bool) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"hydra.launcher.{name}={value} must be a whole number of at least {least}")
 
     def engine(self, pool: "ClusterPool") -> Engine:
@@ -186,10 +186,11 @@ class ClusterPool(Pool):
         ended = []
         for name, state in self.engine.look(list(self.names.values())).items():
             key = next(key for key, own in self.names.items() if own == name)
-            if state.started and key not in self.started:
+            if state.code is not None:
+                if job := self._ended(key, state):
+                    ended.append(job)
+            elif state.started and key not in self.started:
                 self._started(key)
-            if state.code is not None and (job := self._ended(key, state)):
-                ended.append(job)
         self.changed(None)
         return ended
 
@@ -221,7 +222,7 @@ class ClusterPool(Pool):
     def _ended(self, key: int, state: State) -> Job | None:
         del self.names[key]
         job, lease, _ = self.running[key]
-        if self.stopping and key not in self.started:
+        if self.stopping and key not in self.started and not (job.folder / "run.json").exists():
             del self.running[key]
             self.slots.free(lease)
             job.attempts.pop()

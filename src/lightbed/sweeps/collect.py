@@ -54,10 +54,13 @@ def find_runs(places: Sequence[str]) -> list[Run]:
         UserError: a place does not exist, or there is no run in any.
     """
     folders: dict[Path, None] = {}
+    sweeps: dict[Path, None] = {}
     for place in places:
         for start in _starts(place):
-            folders.update(dict.fromkeys(_run_folders(start.resolve())))
+            for folder, is_run in _walk(start.resolve()):
+                (folders if is_run else sweeps)[folder] = None
     runs = [run for folder in folders if (run := read_run(folder)) is not None]
+    runs += [run for folder in sweeps for run in _never_began(folder)]
     if not runs:
         raise UserError(
             f"runs={','.join(places)} holds no training runs: give a folder that has some, e.g. runs=outputs"
@@ -93,13 +96,41 @@ def _starts(place: str) -> list[Path]:
     return matches
 
 
-def _run_folders(start: Path) -> Iterator[Path]:
-    """Folders with a run.json at or below `start`; links such as `latest` are not followed, runs hold no others."""
+def _walk(start: Path) -> Iterator[tuple[Path, bool]]:
+    """Folders with a run.json (True) or a sweep.json at or below `start`; links such as `latest` are not followed."""
     for folder, inside, files in os.walk(start):
         inside[:] = sorted(name for name in inside if not name.startswith("attempt_"))  # what a job's retry set aside
-        if "run.json" in files:
+        if "run.json" in files:  # runs hold no others
             inside.clear()
-            yield Path(folder)
+            yield Path(folder), True
+        elif "sweep.json" in files:
+            yield Path(folder), False
+
+
+def _never_began(sweep: Path) -> Iterator[Run]:
+    """The jobs of a sweep that ended before they became a run: killed at once, or out of memory while they began."""
+    for job in _json(sweep / "sweep.json").get("jobs", []):
+        folder = sweep / str(job.get("folder"))
+        if job.get("status") not in ("failed", "killed") or (folder / "run.json").exists():
+            continue
+        frozen = _json(sweep / "frozen" / f"{job.get('id')}.json")
+        config = frozen.get("config", {})
+        chosen = frozen.get("hydra", {}).get("runtime", {}).get("choices", {})
+        choices = {name: str(value) for name, value in chosen.items() if value and not name.startswith("hydra/")}
+        yield Run(
+            folder=folder,
+            settings=choices | dict(flatten(config)),
+            choices=set(choices),
+            named=_keys(job.get("overrides", [])),
+            status=job["status"],
+            seconds=None,
+            memory=None,
+            gpu_memory=None,
+            monitor=str((config.get("task") or {}).get("monitor") or "val/loss"),
+            metrics={},
+            history=[],
+            error=" ".join(str(job.get("error") or "").split()),
+        )
 
 
 def read_run(folder: Path) -> Run | None:
@@ -109,14 +140,14 @@ def read_run(folder: Path) -> Run | None:
         return None
     config = _yaml(folder / "config.yaml")
     config = config if isinstance(config, dict) else {}
-    words = [str(word) for word in _yaml(folder / "overrides.yaml") or []]
+    words = _yaml(folder / "overrides.yaml") or []
     choices = {name: str(value) for name, value in (record.get("choices") or {}).items() if value is not None}
     status, memory = _status(record), record.get("memory") or {}
     return Run(
         folder=folder,
         settings=choices | dict(flatten(config)),
         choices=set(choices),
-        named=[word.lstrip("+~").partition("=")[0].partition("@")[0] for word in words],
+        named=_keys(words),
         status=status,
         seconds=record.get("seconds"),
         memory=max((memory[name] for name in ("process", "child") if name in memory), default=None),
@@ -126,6 +157,10 @@ def read_run(folder: Path) -> Run | None:
         history=_history(folder / "metrics.csv"),
         error="" if status in ("done", "running") else _last_line(record, folder),
     )
+
+
+def _keys(words: Sequence[str]) -> list[str]:
+    return [str(word).lstrip("+~").partition("=")[0].partition("@")[0] for word in words]
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -53,8 +53,6 @@ class Slurm(Settings):
         self._number("minutes", 1)
         if self.cpus_per_task is not None:
             self._number("cpus_per_task", 1)
-        if self.gpus_per_job is not None and not isinstance(self.gpus_per_job, int):
-            raise UserError(f"hydra.launcher.gpus_per_job={self.gpus_per_job}: Slurm deals out whole GPUs")
         if importlib.util.find_spec("submitit") is None:
             raise UserError("hydra/launcher=slurm needs submitit: pip install 'lightbed[sweep]'")
         if shutil.which("sbatch") is None:
@@ -142,7 +140,8 @@ def _ask(*command: str) -> str | None:
 
 def _ended(name: str) -> State | None:
     """How a job ended: by the controller's memory, which lasts minutes, or by the accounting; None: not known yet."""
-    told = dict(word.partition("=")[::2] for word in (_ask("scontrol", "show", "job", "--oneliner", name) or "").split())
+    words = (_ask("scontrol", "show", "job", "--oneliner", name) or "").split()
+    told = dict(word.partition("=")[::2] for word in words)
     state, code = told.get("JobState"), told.get("ExitCode")
     if state is None:
         lines = (_ask("sacct", "-X", "-n", "-P", "-j", name, "-o", "State,ExitCode") or "").splitlines()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from lightbed import folders
 from lightbed.errors import UserError
 from lightbed.sweeps.jobs import FILE, OVER, Sweep, read_json
-from lightbed.sweeps.launcher import Runner, summarise
 
 if TYPE_CHECKING:
     from lightbed.words import Line
@@ -36,6 +35,8 @@ def go_on(line: "Line", place: str) -> None:
     from hydra.utils import instantiate
 
     from lightbed.faults import Composer
+    from lightbed.sweeps.launcher import summarise
+    from lightbed.sweeps.runner import Runner
 
     folder = Path(place).expanduser()
     if not (folder / FILE).is_file():

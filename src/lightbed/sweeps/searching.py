@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightbed import folders
 from lightbed.errors import RunError
 from lightbed.sweeps.best import write_best
-from lightbed.sweeps.search import STUDY, Search, command_of
+from lightbed.sweeps.search import STUDY, Search, command_of, import_optuna
 from lightbed.sweeps.space import Space
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ def search(sweeper: Any, overrides: "Sequence[Override]") -> None:
         overrides: of the command line.
 
     Raises:
-        UserError: nothing is left open, or a value does not compose.
+        UserError: Optuna is missing, nothing is left open, or a value does not compose.
         RunError: a trial failed; all others were run.
     """
+    import_optuna()
     space = Space.of(overrides)
     folder = Path(str(sweeper.config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -130,9 +130,7 @@ def for_terminal(table: Comparison, width: int) -> Table:
             break
         hidden.add(name)
     kept = [i for i, name in enumerate(names) if name not in hidden]
-    caption = "\n".join(notes(table)) or None
-    drawn = Table(title=title(table), title_justify="left", caption=caption, caption_justify="left", title_style="bold",
-                  box=SIMPLE_HEAD, show_edge=False)  # fmt: skip
+    drawn = Table(title=title(table), title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
     texts = {*table.columns, "status", "run"}
     for i in kept:
         drawn.add_column(names[i], justify="left" if names[i] in texts else "right", overflow="fold")
