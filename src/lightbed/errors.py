@@ -19,7 +19,7 @@ class RunError(RuntimeError):
     """Whether all processes of a run have it at the same step."""
 
 
-class Pruned(RunError):
+class Pruned(RunError):  # noqa: N818 - the word of searches
     """A search ends this run early, for its curve is behind those of others: no failure, and its status says so."""
 
 
