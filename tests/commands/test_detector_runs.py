@@ -40,6 +40,7 @@ SMALL = {
     "faster_rcnn": REGIONS,
     "fcos": [LIGHT[0], "model.pyramid_channels=64", "model.levels=[1,2,3]", "model.strides=[4,8,16,32,64]"],
     "mask_rcnn": [*REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8"],
+    "overfeat": ["model.channels=[4,8,8]", "model.hidden=8"],
     "rcnn": ["model.classifier.channels=[4,8]", "model.crop_size=12", "model.context=1", "model.box_grid=2", *SEARCH],
     "retinanet": [*LIGHT, "model.levels=[1,2,3]"],
     "ssd": [],

@@ -119,3 +119,16 @@ def test_the_real_files_are_downloaded_with_their_published_sums(real_data, tmp_
             thread.join()
     assert len(list((tmp_path / "FashionMNIST" / "raw").iterdir())) == 4
     assert list((tmp_path / "MNIST" / "raw").iterdir()) == []
+
+
+def test_some_classes_in_the_order_that_is_asked_for(tmp_path):
+    fakes.fashion_mnist(tmp_path)
+    whole, some = opened(FashionMNIST, tmp_path), opened(FashionMNIST, tmp_path, classes=["Bag", "T-shirt/top"])
+    assert some.classes == ["Bag", "T-shirt/top"]
+    bags = [image for image, target in (whole.splits["test"][i] for i in range(20)) if int(target["label"]) == 8]
+    found = [some.splits["test"][i] for i in range(len(some.splits["test"]))]
+    assert len(found) == 4
+    own = [image for image, target in found if int(target["label"]) == 0]
+    assert all(torch.equal(one, other) for one, other in zip(own, bags, strict=True))
+    with pytest.raises(UserError, match=r"Bags is none or twice: did you mean Bag\?"):
+        FashionMNIST(tmp_path, classes=["Bags", "Coat"])

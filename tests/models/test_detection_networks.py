@@ -26,6 +26,7 @@ LIGHT = {"backbone": "mobilenet_v3_small", "pyramid_channels": 32}
 SEARCH = {"engine": "own", "width": 32, "scale": 30, "sigma": 0.8, "least": 4, "most": 10}
 SMALL: dict[str, dict[str, Any]] = {
     "fast_rcnn": {"backbone": "mobilenet_v3_small", "level": 1, "representation_size": 16, "proposals": SEARCH},
+    "overfeat": {"channels": [4, 8, 8], "hidden": 8, "score_thresh": 0.0},
     "rcnn": {"crop_size": 12, "context": 1, "box_grid": 2, "proposals": SEARCH},
     "faster_rcnn": {**LIGHT, "levels": [1, 2], "anchor_sizes": [[16], [32], [64]], "representation_size": 16},
     "fcos": {**LIGHT, "pyramid_channels": 64, "levels": [1, 2, 3], "strides": [4, 8, 16, 32, 64], "score_thresh": 0.0},

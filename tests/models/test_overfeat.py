@@ -70,9 +70,7 @@ def test_boxes_that_agree_become_their_weighted_mean_and_add_up() -> None:
 def test_windows_learn_what_lies_at_their_centre() -> None:
     net = OverFeat(2, channels=[4, 4, 4], margin=0)
     # windows of 32 pixels, 4 apart: on 40x40 their centres are 16, 20, 24; the second object counts as at (24, 24)
-    boxes = torch.tensor(
-        [[14.0, 12, 26, 28], [30.0, 30, 40, 40]]
-    )
+    boxes = torch.tensor([[14.0, 12, 26, 28], [30.0, 30, 40, 40]])
     shown, which = net.assign(boxes[:1], torch.tensor([2]), 3, 3)
     assert shown.tolist() == [[2, 2, 2]] * 3, "all are one step away"
     net.reach = 0.5

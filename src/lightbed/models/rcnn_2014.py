@@ -152,7 +152,8 @@ class RCNN(nn.Module):
             features = self.classifier(crops)
         finally:
             handle.remove()
-        return features, F.adaptive_avg_pool2d(kept[0], self.box_grid).flatten(1)
+        # in whole precision, for what is fitted to them
+        return features.float(), F.adaptive_avg_pool2d(kept[0].float(), self.box_grid).flatten(1)
 
     def look(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """`describe` of the boxes (n, 4) of an image."""
