@@ -41,24 +41,10 @@ def endpoints(site: Site, uploads: Uploads) -> None:
         site: what is served.
         uploads: where files arrive.
     """
-    by_name = {one.name: one for one in site.served}
-
-    def asked(image: str | None, run: str, threshold: float) -> dict[str, Any]:
-        if image is None:
-            raise UserError("image is missing: give handle_file(PATH)")
-        upload = uploads.read(image)
-        if run not in by_name:
-            raise UserError(f"run={run} is not served: there is {', '.join(by_name)}")
-        if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise UserError(f"threshold={threshold} must lie in 0..1")
-        told = answers.for_api(by_name[run], by_name[run].ask(upload.image), upload.image, threshold)
-        if site.folder is not None:
-            keep(site.folder, upload, told)
-        return told
 
     def predict(image: str | None, run: str, threshold: float) -> dict[str, Any]:
         try:
-            return asked(image, run, threshold)
+            return answered(site, uploads, image, run, threshold)
         except Exception as error:  # whatever one image does, the next one is answered
             raise gr.Error(told_of(error), print_exception=False) from error
 
@@ -77,6 +63,26 @@ def endpoints(site: Site, uploads: Uploads) -> None:
     options: dict[str, Any] = {"api_name": "predict", "api_description": described, **NETWORK}
     button.click(predict, [image, run, threshold], found, **options)
     api(runs, api_name="runs", queue=False)
+
+
+def answered(site: Site, uploads: Uploads, image: str | None, run: str, threshold: Any) -> dict[str, Any]:
+    """What `/predict` gives: see `answers.for_api`.
+
+    Raises:
+        UserError: the image, the run or the threshold is wrong.
+    """
+    if image is None:
+        raise UserError("image is missing: give handle_file(PATH)")
+    upload = uploads.read(image)
+    one = next((one for one in site.served if one.name == run), None)
+    if one is None:
+        raise UserError(f"run={run} is not served: there is {', '.join(one.name for one in site.served)}")
+    if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+        raise UserError(f"threshold={threshold} must lie in 0..1")
+    told = answers.for_api(one, one.ask(upload.image), upload.image, threshold)
+    if site.folder is not None:
+        keep(site.folder, upload, told)
+    return told
 
 
 def documentation(site: Site, address: str) -> str:
