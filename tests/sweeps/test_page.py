@@ -124,6 +124,16 @@ def test_the_page_has_all_parts_and_small_pictures(table: Comparison) -> None:
     assert "Not done" not in text, "what a search gave up is no failure"
 
 
+def test_columns_of_numbers_are_sorted_as_such(table: Comparison) -> None:
+    texts = ["0.91 ± 0.01", "901 MiB", "2.00 GiB", "1e-05", "2 done, 1 failed", "[4]", "nan"]
+    found = [page._value(text) for text in texts]
+    assert found[:6] == [0.91, 901, 2048, 1e-5, None, None]
+    text = page.as_html(table)
+    assert "<th class=number>optimizer.lr</th>" in text
+    assert "<th>status</th>" in text
+    assert 'data-value="2048.0" title="GPU memory">2.00 GiB</td>' in text
+
+
 def test_time_and_peak_memory_are_in_every_form(table: Comparison) -> None:
     assert show.heads(table)[-4:] == ["seconds", "memory", "GPU memory", "status"]
     assert "| 20.0 | 901 MiB | 2.00 GiB | done |" in show.as_markdown(table, None)

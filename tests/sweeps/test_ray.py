@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def test_two_jobs_share_a_gpu_and_a_killed_one_costs_itself(tmp_path: Path) -> N
     command = [sys.executable, "-m", "lightbed", "train", "-m", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    # a short path, for its sockets
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
+        command.append(f"+hydra.launcher.init._temp_dir={scratch}")
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stdout + done.stderr
     jobs = {job["folder"]: job for job in json.loads((many / "sweep.json").read_text())["jobs"]}
     statuses = {"model.what=meet": "done", "model.what=kill": "killed"}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -174,13 +175,30 @@ def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_all_jobs_where_they_can_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    meet = "+callbacks.meet={_target_:cluster_jobs.Meet,names:[a,b],name:${name}}"
+    words = ["name=a,b,c", meet, "trainer.max_epochs=3", "model.channels=[4]", "hydra/launcher=slurm"]
+    process = cluster.start(*words, *QUICK, "hydra.launcher.jobs=2", f"hydra.sweep.dir={many}")
+    cluster.wait_for(process, lambda: len(list(many.glob("*/met"))) == 2)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate()
+    assert process.returncode == 130, shown
+    assert "goes on" in shown
+    assert [job["status"] for job in jobs(many).values()] == ["interrupted", "interrupted", "waiting"]
+    assert len(list(many.glob("*/checkpoints/last.ckpt"))) == 2
+    assert not cluster.ask("squeue", "-h").strip()
+
+
+@pytest.mark.slow
 def test_two_tasks_are_one_run(cluster: Cluster, tmp_path: Path) -> None:
     """DDP in two tasks of Slurm gives what it gives in two processes without it, in one folder."""
-    words = [*QUICK, "trainer.max_epochs=1", "model.channels=[4]", "trainer.devices=2", "trainer.strategy=ddp"]
+    words = [*QUICK, "trainer.max_epochs=1", "model.channels=[4]", "trainer.devices=2", "trainer=ddp"]
     process = cluster.start(*words, "seed=1", "hydra/launcher=slurm", f"hydra.sweep.dir={tmp_path / 'many'}")
     shown, _ = process.communicate()
     assert process.returncode == 0, shown
     alone = [sys.executable, "-m", "lightbed", "train", *words, "seed=1", f"hydra.run.dir={tmp_path / 'alone'}"]
     assert subprocess.run([*alone, f"paths.outputs={tmp_path}"], env=cluster.env, capture_output=True).returncode == 0
-    assert list(jobs(tmp_path / "many")) == ["seed=1"]
-    assert result(tmp_path / "many" / "seed=1") == result(tmp_path / "alone")
+    (folder,) = (path.parent for path in (tmp_path / "many").glob("*/run.json"))
+    assert [job["status"] for job in jobs(tmp_path / "many").values()] == ["done"]
+    assert result(folder) == result(tmp_path / "alone")

@@ -21,7 +21,6 @@ from lightbed.sweeps.compare import Comparison
 _TEMPLATE = Path(__file__).with_name("page.html")
 _WIDTH = 1000  # pixels of a picture in the page
 _QUALITY = 85  # of its JPEG
-_TEXTS = ("status", "run")
 
 
 def as_html(table: Comparison, samples: Sequence[Path] = ()) -> str:
@@ -96,24 +95,34 @@ def _cards(table: Comparison) -> str:
 
 def _table(table: Comparison) -> str:
     names = show.heads(table)
-    texts = {*table.columns, *_TEXTS}
-    head = "".join(f"<th{'' if name in texts else ' class=number'}>{html.escape(name)}</th>" for name in names)
+    rows = [show.cells(table, row, rank) for rank, row in enumerate(table.rows, 1)]
+    numeric = [all(text == "" or _value(text) is not None for text in column) for column in zip(*rows, strict=True)]
+    head = "".join(
+        f"<th{' class=number' * right}>{html.escape(name)}</th>" for name, right in zip(names, numeric, strict=True)
+    )
     body = []
-    for rank, row in enumerate(table.rows, 1):
-        cells = zip(show.cells(table, row, rank), names, strict=True)
-        body.append(f'<tr style="--row:{charts.color(rank - 1)}">{"".join(_cell(*cell) for cell in cells)}</tr>')
+    for rank, row in enumerate(rows):
+        cells = "".join(_cell(*cell) for cell in zip(row, names, numeric, strict=True))
+        body.append(f'<tr style="--row:{charts.color(rank)}">{cells}</tr>')
     return f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(body) + "\n</tbody></table>"
 
 
-def _cell(text: str, name: str) -> str:
-    try:
-        number = float(text.partition(" ")[0])
-    except ValueError:
-        number = math.nan
-        if name not in ("", "seconds", "memory", "GPU memory") and "/" not in name:
-            return f"<td>{html.escape(text)}</td>"
-    plain = "" if math.isnan(number) else number * (1024 if text.endswith("GiB") else 1)
+def _cell(text: str, name: str, numeric: bool) -> str:
+    if not numeric:
+        return f"<td>{html.escape(text)}</td>"
+    value = _value(text)
+    plain = "" if value is None or math.isnan(value) else value
     return f'<td class="number" data-value="{plain}" title="{html.escape(name)}">{html.escape(text)}</td>'
+
+
+def _value(text: str) -> float | None:
+    """The number that a cell begins with, sizes in MiB; None where it is none."""
+    number, _, unit = text.partition(" ")
+    try:
+        value = float(number)
+    except ValueError:
+        return None
+    return value * (1024 if unit == "GiB" else 1) if unit in ("", "MiB", "GiB") or unit.startswith("±") else None
 
 
 def _charts(table: Comparison, shown: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def go_on(line: "Line", place: str) -> None:
     sweep = Sweep.read(folder.resolve())
     given = [word for word in line.overrides if not word.startswith("resume=")]
     if not any(word.startswith("hydra/launcher=") for word in given):  # that of the sweep
-        given = [*(word for word in sweep.words if word.startswith(_LAUNCHER)), *given]
+        given = [*(word for word in sweep.words if word.lstrip("+~").startswith(_LAUNCHER)), *given]
     config = Composer(line)(given)
     folders.note_sweep(sweep.folder)
     left = [job for job in sweep.jobs if job.status not in OVER]
