@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.models.cnn import CNN
 
-PATIENCE = 240.0  # seconds
+PATIENCE = 600.0  # seconds; machines may be busy
 SMALL = ["trainer.accelerator=cpu", "threads=1", "data.limit=300", "callbacks.pictures=null", "callbacks.curves=null"]
 QUICK = [*SMALL, "logger.tensorboard=false", "callbacks.layers=null"]
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-GPUS, CPUS, PATIENCE = 2, 4, 60.0
+GPUS, CPUS, PATIENCE = 2, 4, 300.0
 PORTS = {"controller": 16817, "node": 16818, "accounting": 16819, "database": 16820}
 PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "mariadb", "slurmdbd", "slurmctld", "slurmd", "sbatch", "ip")
 
@@ -157,12 +157,12 @@ class Node:
 
 def output(*command: str) -> str:
     """What a program prints."""
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60).stdout
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE).stdout
 
 
 def works(*command: str) -> bool:
     """Whether a program ends well."""
-    told = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    told = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
     return told.returncode == 0
 
 

@@ -24,9 +24,9 @@ TINY = [
 
 
 def lightbed(*words: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "lightbed", *words], capture_output=True, text=True, timeout=900, check=False
-    )
+    command = [sys.executable, "-P", "-m", "lightbed", *words]
+    wide = {**os.environ, "COLUMNS": "160"}  # readline tells it 80 where there is no terminal, and tables fold
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False, env=wide)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 

@@ -8,6 +8,7 @@ It speaks with the launcher in lines of JSON over a socket; what a job holds ope
 When the launcher is gone, it ends its jobs, and then itself.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightbed.sweeps import order
 
@@ -218,9 +219,18 @@ def main() -> int:
     main_module.__spec__ = spec
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        return order.main()
-    finally:
-        gc.unfreeze()  # or some libraries complain at the end that their objects are left
+        return _leave(order.main())
+    except SystemExit as ended:  # a signal's, too
+        return _leave(ended.code)
+
+
+def _leave(code: Any) -> NoReturn:
+    """End a job as Python does, but for taking all the libraries down, which takes two seconds."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":
