@@ -84,9 +84,7 @@ def test_a_job_that_does_not_compose_is_named(hydra: tuple[Any, Any]) -> None:
     ours.load_sweep_config(master, ["model=cnn", "seed=0"])
     with pytest.raises(UserError) as told:
         ours.load_sweep_config(master, ["model=resnt18", "seed=0"])
-    assert str(told.value).startswith(
-        "job 1: model=resnt18 does not exist: did you mean resnet18"
-    )
+    assert str(told.value).startswith("job 1: model=resnt18 does not exist: did you mean resnet18")
     with pytest.raises(UserError, match=r"modle does not exist: did you mean model\? \(its overrides: modle=cnn\)"):
         ours.load_sweep_config(master, ["modle=cnn"])
 

@@ -21,7 +21,7 @@ class LocalLauncher(Launcher):
     def __init__(self, **settings: Any) -> None:
         from lightbed.sweeps.launcher import Settings
 
-        self.settings = Settings.of(settings)
+        self.settings: Any = Settings.of(settings)  # each launcher has its own
 
     def setup(self, *, hydra_context: "HydraContext", task_function: "TaskFunction", config: "DictConfig") -> None:  # noqa: ARG002
         """Take what Hydra has composed of the whole command line."""
