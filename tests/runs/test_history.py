@@ -102,7 +102,7 @@ def test_tests_are_no_rows(tmp_path: Path) -> None:
 
 def test_seconds_sum_up_to_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 100.0, 103.5, 110.0])
-    monkeypatch.setattr("lightbed.runs.history.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("lightbed.runs.history.time", SimpleNamespace(monotonic=lambda: next(clock)))
     history = History(tmp_path)  # at 0
     history.on_train_start(SimpleNamespace(current_epoch=0), None)  # at 100
     log_epoch(history, 0)

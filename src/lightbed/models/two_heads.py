@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from lightbed.errors import UserError
+from lightbed.models.batch_norm import BatchNorm
 
 _GRID = 8  # places a side, at most, that the box head sees of the features
 _WIDTH = 64  # channels, at most, that it reduces them to
+_TRACED = {"leaf_modules": [BatchNorm]}  # it looks at sizes, which torch.fx cannot follow
 
 
 class TwoHeads(nn.Module):
@@ -47,7 +49,7 @@ class TwoHeads(nn.Module):
         taken = {name: key for key, name in (("places", places), ("vector", vector)) if name is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.trunk = create_feature_extractor(network, taken)
+            self.trunk = create_feature_extractor(network, taken, tracer_kwargs=_TRACED)
         own = network.get_submodule(last) if vector is not None else None
         if isinstance(own, nn.Linear) and own.out_features == num_classes:
             self.label: nn.Module = own
@@ -95,9 +97,9 @@ def _outputs(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Tenso
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of auxiliary outputs, which are there in training alone
-            training_nodes, nodes = get_graph_node_names(network)
+            training_nodes, nodes = get_graph_node_names(network, tracer_kwargs=_TRACED)
             both = [name for name in nodes[1:] if name in training_nodes]
-            found = create_feature_extractor(network, both)(example)
+            found = create_feature_extractor(network, both, tracer_kwargs=_TRACED)(example)
     except Exception as error:  # whatever a network's code does when it is followed instead of run
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise UserError(

@@ -25,6 +25,7 @@ _NO_NEWS = (
     ".*Total length of `list` across ranks is zero.*",  # data without a validation split
     ".*`training_step` returned `None`.*",  # a batch that trainer.nan=skip leaves out
     ".*srun.*command is available.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts, and networks that only look
     ".*your dataloader is not resumable.*",  # ours asks the trainer where it stands, and so goes on there
 )
 

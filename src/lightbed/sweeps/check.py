@@ -27,8 +27,8 @@ def check(files: Sequence[Path], *, trust: bool = True) -> dict[str, str]:
     known: dict[str, str | None] = {}
     for file in files:
         config = json.loads(file.read_text(encoding="utf-8"))["config"]
-        for part, ask in _questions(config, file, trust):
-            key = json.dumps([part, config if part == "trust" else config.get(part)])
+        for number, (part, ask) in enumerate(_questions(config, file, trust)):
+            key = json.dumps([number, part, config if part == "trust" else config.get(part)])
             if key not in known:
                 known[key] = _answer(ask)
             if (answer := known[key]) is not None:
