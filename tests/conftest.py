@@ -1,6 +1,7 @@
 """Fixtures that all tests share."""
 
 import os
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Caches of a test go into its own folder, never into the home of whoever runs it."""
+    """Caches of a test go into its own folder, never into the home of whoever runs it; its proxies end with it."""
     monkeypatch.setenv("LIGHTBED_CACHE", str(tmp_path / "cache"))
+    urllib.request.install_opener(None)  # type: ignore[arg-type] - urllib remembers the proxies of its first use
 
 
 @pytest.fixture(scope="session")
