@@ -130,6 +130,7 @@ def test_the_content_counts_and_not_the_name(tmp_path):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of damage in the headers
 @given(
     kind=st.sampled_from(["grey.jpg", "clear.png", "deep.tif", "colour.webp", "palette.gif"]),
     place=st.floats(0, 1),
