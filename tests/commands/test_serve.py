@@ -19,6 +19,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from lightbed.cli import main
+from lightbed.commands.serve import load_all, titles
 from lightbed.models.rcnn import MaskRCNN
 from lightbed.web.server import free_port
 
@@ -127,6 +128,16 @@ def test_a_file_of_weights_is_served_without_any_run(tmp_path, capfd):
     assert len((tmp_path / "kept" / "answers.jsonl").read_text().splitlines()) == 1
     assert '"status": "done"' in (tmp_path / "kept" / "run.json").read_text()
     assert "what is sent is kept in" in capfd.readouterr().out
+
+
+def test_no_two_runs_have_one_title(digits_run):
+    files = [str(digits_run), str(digits_run / "checkpoints" / "last.ckpt")] * 2
+    config = {"run": files[:2], "run2": files[0], "run3": files[3], "run4": None, "trust": False}
+    found = titles(load_all(config))
+    assert list(found) == ["digits", "digits_2", "digits_3", "digits_4"]
+    assert len(set(found.values())) == 4
+    assert [title.count(".ckpt") for title in found.values()] == [1] * 4, found
+    assert titles(load_all({**config, "run": files[0], "run2": None, "run3": None})) == {"digits": "digits"}
 
 
 @pytest.mark.slow

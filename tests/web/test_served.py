@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from known_scenes import CONFIG, SCORES, scenes
+from known_scenes import CONFIG, SCORES, Known, scenes
 from PIL import Image
 from torch import Tensor, nn
 
@@ -55,6 +55,32 @@ def test_objects_are_placed_in_the_image_as_it_was_sent(detector):
     assert found["scores"].tolist() == pytest.approx(SCORES[: len(target["labels"])])
     inside = found["masks"][0].nonzero()
     assert (inside.min(0).values >= found["boxes"][0, [1, 0]] - 3).all()
+
+
+def test_masks_of_large_images_are_small_and_the_boxes_are_not(detector):
+    large = torch.zeros(3, 1000, 4000, dtype=torch.uint8)
+    found = detector.ask(large).prediction
+    height, width = found["masks"].shape[1:]
+    assert 1.99e6 < height * width <= 2e6
+    assert width / height == pytest.approx(4, rel=2e-3)
+    boxes = known_boxes(large) * torch.tensor([4000 / 64, 1000 / 64] * 2)
+    torch.testing.assert_close(found["boxes"], boxes, rtol=1e-5, atol=1e-2)
+    whole = Served("whole", "", Detector(Known(), 10, preprocess=Preprocess(3, None, 0.0, 1.0)), CONFIG, "32-true")
+    assert whole.ask(large[:, :64, :64]).prediction["boxes"].tolist() == known_boxes(large).tolist()
+
+
+def known_boxes(image: Tensor) -> Tensor:
+    return Known()([image.float() / 255])[0]["boxes"]
+
+
+def test_a_diverged_network_is_told():
+    class Diverged(nn.Module):
+        def forward(self, images):
+            return torch.full((len(images), 2), torch.nan if float(images.mean()) > 0.9 else 0.0)
+
+    served = Served("nan", "", Classifier(Diverged(), 2, preprocess=Preprocess(3, 8, 0.0, 1.0)), CONFIG, "32-true")
+    with pytest.raises(UserError, match="nan gives this image scores that are no finite numbers"):
+        served.ask(torch.full((3, 10, 20), 255, dtype=torch.uint8))
 
 
 def test_one_located_object_is_placed_in_the_image_too():

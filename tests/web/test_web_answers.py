@@ -36,6 +36,17 @@ def test_a_program_gets_objects_in_pixels_with_their_masks(detector):
     assert not for_api(detector, answer, image, 1.0)["objects"]
 
 
+def test_a_program_gets_masks_of_the_images_own_size_however_large_it_is(detector):
+    image, target = scenes(1)[0]
+    large = image.repeat_interleave(20, 1).repeat_interleave(40, 2)  # 2560 x 1280: masks are of 2 megapixels
+    told = for_api(detector, detector.ask(large), large, 0.9)
+    for i, one in enumerate(told["objects"]):
+        assert one["segmentation"]["size"] == [1280, 2560]
+        found = coco.decode(one["segmentation"])
+        wanted = target["masks"][i].numpy().repeat(20, 0).repeat(40, 1)
+        assert (found & wanted).sum() / (found | wanted).sum() > 0.8, "only edges are smoother"
+
+
 def test_a_program_gets_all_scores_and_a_class_only_where_it_is_sure(classifier):
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     answer = Answer(Prediction(label=torch.tensor(3), scores=torch.eye(10)[3] * 0.75), 0.1)

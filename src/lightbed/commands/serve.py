@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ def serve(cfg: DictConfig) -> None:
     build.set_threads(config["threads"] or (own[0]["threads"] if own else torch.get_num_threads()))
     torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(any(one["trainer"]["deterministic"] for one in own))
+    shown = titles(loaded)
     served = [
-        Served(name, title(one), one.task, config, one.config["trainer"]["precision"]) for name, one in loaded.items()
+        Served(name, shown[name], one.task, config, one.config["trainer"]["precision"]) for name, one in loaded.items()
     ]
     if model is not None:
         name = str(HydraConfig.get().runtime.choices["model"])
@@ -113,6 +114,16 @@ def title(loaded: Loaded) -> str:
     """How the page calls a run: what it is, and where it lies."""
     folder = run_folder(loaded)
     return run_name(folder) if folder is not None else loaded.checkpoint.name
+
+
+def titles(loaded: Mapping[str, Loaded]) -> dict[str, str]:
+    """The title of each run, no two alike: the page's switches go by them. Those of one folder name their files."""
+    plain = [title(one) for one in loaded.values()]
+    found: dict[str, str] = {}
+    for (name, one), own in zip(loaded.items(), plain, strict=True):
+        told = f"{own}, {one.checkpoint.name}" if plain.count(own) > 1 and own != one.checkpoint.name else own
+        found[name] = unused(told, found.values())
+    return found
 
 
 def run_folder(loaded: Loaded) -> Path | None:

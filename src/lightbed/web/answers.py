@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
-from lightbed.commands import detections
 from lightbed.commands.predict import Seen, describe
+from lightbed.data.shapes import encode_masks
 from lightbed.draw.boxes import confident
 from lightbed.draw.masks import class_shares, colour, palette
 from lightbed.draw.panels import as_pixels
@@ -38,8 +39,8 @@ def for_api(served: Served, answer: Answer, image: Tensor, threshold: float) -> 
     if "box" in prediction:
         told.setdefault("box", [round(float(value), 2) for value in prediction["box"]])
     if "masks" in prediction:
-        for one, coded in zip(told["objects"], detections.results(prediction, 0), strict=True):
-            one["segmentation"] = coded["segmentation"]
+        for one, mask in zip(told["objects"], prediction["masks"], strict=True):
+            one["segmentation"] = _coded(mask, image)
     if "mask" in prediction:
         told["mask"] = _png(_indexed(prediction["mask"], served.classes))
     size = {"height": image.shape[-2], "width": image.shape[-1]}
@@ -137,6 +138,14 @@ def _cut(mask: np.ndarray) -> dict[str, Any]:
     place = [left / width, top / height, right / width, bottom / height]
     clear = Image.merge("LA", (picture, picture))
     return {"mask": _png(clear), "place": place}
+
+
+def _coded(mask: Tensor, image: Tensor) -> dict[str, Any]:
+    """A mask bool (H, W) in COCO's code at the size of the image; one at a time, for the image may be large."""
+    if mask.shape != image.shape[-2:]:
+        mask = F.resize(mask[None].float(), list(image.shape[-2:]), antialias=True)[0] >= 0.5
+    [code] = encode_masks(_array(mask)[None])
+    return {"size": code["size"], "counts": code["counts"].decode("ascii")}
 
 
 def _relative(boxes: Tensor, image: Tensor) -> list[list[float]]:

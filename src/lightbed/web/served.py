@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from lightbed import build
 from lightbed.commands import detections
@@ -32,11 +33,15 @@ KINDS = {
 }
 """What can be shown of predictions, in the order of the page's tabs."""
 
+_MASKED = 2e6  # pixels of an instance's mask at most; the page shows fewer, and torchvision's networks see fewer
 _BLANK = 64  # side of the image that a network is tried on where it takes any size
 
 
 class Answer(NamedTuple):
-    """What a network says of an image, in the image's own pixels, and how long it took."""
+    """What a network says of an image, in the image's own pixels, and how long it took.
+
+    Masks of instances are smaller than a large image: a hundred of its size would not fit in memory.
+    """
 
     prediction: Prediction
     seconds: float
@@ -76,6 +81,7 @@ class Served:
         if self.segments:
             self.model.mark_forward_method("segment")
         self._lock = threading.Lock()
+        self.kinds: list[str] = []
         height, width = self.preprocess.size or (_BLANK, _BLANK)
         self.kinds = kinds(self.ask(torch.full((3, height, width), 127, dtype=torch.uint8)).prediction)
 
@@ -102,13 +108,23 @@ class Served:
         return Answer(seen, self._now() - start)
 
     def _predicted(self, image: Tensor) -> Answer:
-        size = (image.shape[-2], image.shape[-1])
+        size = part = (image.shape[-2], image.shape[-1])
+        if "instances" in self.kinds:
+            part = at_most(size, _MASKED)
+            if part != size and self.preprocess.size is None:
+                image = F.resize(image, list(part), antialias=True)
         fitted = self.preprocess(self.fabric.to_device(self.preprocess.fit(image)))
         start = self._now()
         seen: Prediction = self.model.predict(fitted[None])[0]
         seconds = self._now() - start
+        if not seen["scores"].isfinite().all():
+            raise UserError(
+                f"{self.name} gives this image scores that are no finite numbers: has its training diverged?"
+            )
         if "boxes" in seen:
-            return Answer(detections.at_own_size(seen, self.preprocess, size), seconds)
+            found = detections.at_own_size(seen, self.preprocess, part)
+            found["boxes"] = found["boxes"] * torch.tensor([size[1] / part[1], size[0] / part[0]] * 2)
+            return Answer(found, seconds)
         if "box" in seen:
             box = clip(self.preprocess.unfit_boxes(seen["box"][None], size), size)[0]
             return Answer(Prediction(label=seen["label"].cpu(), scores=seen["scores"].cpu(), box=box.cpu()), seconds)
@@ -130,6 +146,12 @@ def kinds(prediction: Prediction) -> list[str]:
     if "boxes" in prediction:
         return ["detection", "instances", "pixels"] if "masks" in prediction else ["detection"]
     return ["localization"] if "box" in prediction else ["classification"]
+
+
+def at_most(size: tuple[int, int], pixels: float) -> tuple[int, int]:
+    """A (height, width) of about the same shape with no more pixels than these, save for a line of them."""
+    factor = min(1.0, (pixels / (size[0] * size[1])) ** 0.5)
+    return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
 def grey(image: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ function make(tag, attributes = {}, ...children) {
 function plural(name, count) {
   if (!/^\p{L}[\p{L} _-]*$/u.test(name)) return `${count} × ${name}`;
   if (count === 1) return `1 ${name}`;
-  if (PLURALS[name]) return `${count} ${PLURALS[name]}`;
+  if (Object.hasOwn(PLURALS, name)) return `${count} ${PLURALS[name]}`;
   if (/(s|x|ch|sh)$/.test(name)) return `${count} ${name}es`;
   if (/[^aeiou]y$/.test(name)) return `${count} ${name.slice(0, -1)}ies`;
   return `${count} ${name}s`;
