@@ -39,5 +39,5 @@ class LocalLauncher(Launcher):
         ended: Callable[[int], Any],
         samples: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Run jobs that are asked for when there is room, `samples` are checked before; see `lightbed.sweeps.runner`."""
+        """Run jobs that are asked for when there is room, `samples` checked before; see `lightbed.sweeps.runner`."""
         self.local.launch_each(ask, ended, samples)
