@@ -111,6 +111,24 @@ def test_pruned_trials_are_no_failures(tmp_path: Path) -> None:
     assert len(trials(sweep)) == 2
 
 
+@pytest.mark.slow
+def test_a_fault_is_told_before_a_search_or_costs_one_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What any choice has wrong by itself is seen at once; what only two of them have together, when they meet."""
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", f"paths.outputs={tmp_path}",
+             "trainer.max_epochs=1", *TINY[1:]]  # fmt: skip
+    assert main(["train", "-m", *words, f"hydra.sweep.dir={tmp_path / 'first'}", "test=last,bset"]) == 2
+    assert "test=bset is not known: did you mean best" in capsys.readouterr().err
+    assert not list((tmp_path / "first").glob("*/run.json"))
+    sweep = tmp_path / "second"
+    met = ["model=cnn,dnn", "name=${model.dropout},${model.hidden}"]
+    assert main(["train", "-m", *words, f"hydra.sweep.dir={sweep}", *met]) == 1
+    assert [trial.state.name for trial in trials(sweep)] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    told = capsys.readouterr().err
+    assert "job 1: " in told
+    assert "2 of the search's trials failed (1, 2)" in told
+    assert len(list(sweep.glob("*/metrics.json"))) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -151,6 +151,9 @@ def test_the_whole_sweep_is_checked_before_the_first_job(
         (["name=a,'${nothing}'"], "Interpolation key 'nothing' not found (its overrides: "),
         (["hydra.launcher.jobs=0", "seed=0,1"], "hydra.launcher.jobs=0 must be a whole number of at least 1"),
         (["hydra.launcher.start=spoon", "seed=0,1"], "hydra.launcher.start=spoon is not known"),
+        (["sweep.retries=-1", "seed=0,1"], "sweep.retries=-1 must be a whole number of at least 0"),
+        (["hydra.sweeper.max_batch_size=1", "seed=0,1"], "hydra.sweeper.max_batch_size: say hydra.launcher.jobs=N"),
+        (["hydra.sweep.dir=old", "hydra.sweep.subdir=a", "seed=0"], "old/a holds a run already: go on with resume="),
         (["resume=outputs"], "resume=outputs has no sweep.json"),
     ],
     ids=lambda value: str(value)[:30],
@@ -158,6 +161,8 @@ def test_the_whole_sweep_is_checked_before_the_first_job(
 def test_faults_are_told_before_anything_runs(
     words: list[str], told: str, probe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "old" / "a").mkdir(parents=True)
+    (tmp_path / "old" / "a" / "run.json").write_text("{}")
     line = words if words[0].startswith("resume") else [*probe, "model.what=fine", *words]
     assert main(["train", "-m", *line]) == 2
     shown = capsys.readouterr()

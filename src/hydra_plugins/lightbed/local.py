@@ -33,6 +33,11 @@ class LocalLauncher(Launcher):
         """Run the jobs that differ by these overrides, and wait for all of them."""
         return self.local.launch(job_overrides, initial_job_idx)
 
-    def launch_each(self, ask: Callable[[], tuple[int, Sequence[str]] | None], ended: Callable[[int], Any]) -> None:
-        """Run jobs that are asked for when there is room; see `lightbed.sweeps.launcher.Runner.run_each`."""
-        self.local.launch_each(ask, ended)
+    def launch_each(
+        self,
+        ask: Callable[[], tuple[int, Sequence[str]] | None],
+        ended: Callable[[int], Any],
+        samples: Sequence[Sequence[str]] = (),
+    ) -> None:
+        """Run jobs that are asked for when there is room, `samples` checked before; see `lightbed.sweeps.runner`."""
+        self.local.launch_each(ask, ended, samples)

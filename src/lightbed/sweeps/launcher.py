@@ -1,5 +1,6 @@
 """The local launcher: a multirun's jobs frozen, checked, and run side by side."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -84,20 +85,32 @@ class Local:
         """Run the jobs that differ by these overrides, and wait for all of them.
 
         Raises:
-            UserError: a job's configuration is wrong; none was started.
+            UserError: a job's configuration is wrong, or its folder holds a run already; none was started.
             RunError: jobs failed, and Hydra's own sweeper asked, which would only print the first one's traceback.
         """
+        basic = str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper")
+        if basic and self.config.hydra.sweeper.max_batch_size is not None:  # a later batch would not be checked now
+            raise UserError("hydra.sweeper.max_batch_size: say hydra.launcher.jobs=N, so many run at a time")
         with self.runner() as runner:
             jobs = [runner.freeze(words, number) for number, words in enumerate(job_overrides, initial)]
+            if taken := next((job for job in jobs if (job.folder / "run.json").exists()), None):
+                del runner.sweep.jobs[-len(jobs) :]
+                raise UserError(f"{taken.folder} holds a run already: go on with resume=SWEEP, or set hydra.sweep.dir")
             runner.check(jobs)
             runner.run(jobs)
-        if str(self.config.hydra.sweeper._target_).endswith(".BasicSweeper"):
+        if basic:
             summarise(runner.sweep, jobs)
         return [_returned(job, runner.monitors[job.id]) for job in jobs]
 
-    def launch_each(self, ask: Callable[[], tuple[int, Sequence[str]] | None], ended: Callable[[int], Any]) -> None:
+    def launch_each(
+        self,
+        ask: Callable[[], tuple[int, Sequence[str]] | None],
+        ended: Callable[[int], Any],
+        samples: Sequence[Sequence[str]] = (),
+    ) -> None:
         """Run jobs one by one, as many at a time as there is room for; see `Runner.run_each`."""
         with self.runner() as runner:
+            runner.check_samples(samples)
             runner.run_each(ask, ended)
 
     def runner(self) -> Runner:
@@ -136,7 +149,8 @@ def summarise(sweep: Sweep, jobs: Sequence[Job]) -> None:
         print(f"lightbed: {job.name}: {job.status}{': ' if job.error else ''}{job.error}{where}", file=sys.stderr)
     if ill:
         count = f"{len(ill)} of {len(jobs)} jobs did not end well"
-        raise RunError(f"{count}; `lightbed train -m resume={sweep.folder}` runs them again")
+        again = shlex.quote(f"resume={sweep.folder}")
+        raise RunError(f"{count}; `lightbed train -m {again}` runs them again")
 
 
 def _returned(job: Job, monitor: str) -> "JobReturn":

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lightbed.words import Line
 
 _TAKEN = ("resume", "trust", "sweep.retries", "sweep.fail_fast")
+_KEPT = ("sweep.retries=", "sweep.fail_fast=")  # of the sweep's own line, where nothing else is given
 _LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 
 
@@ -51,7 +52,7 @@ def go_on(line: "Line", place: str) -> None:
     given = [word for word in line.overrides if not word.startswith("resume=")]
     if not any(word.startswith("hydra/launcher=") for word in given):  # that of the sweep
         given = [*(word for word in sweep.words if word.lstrip("+~").startswith(_LAUNCHER)), *given]
-    config = Composer(line)(given)
+    config = Composer(line)([*(word for word in sweep.words if word.startswith(_KEPT)), *given])
     folders.note_sweep(sweep.folder)
     left = [job for job in sweep.jobs if job.status not in OVER]
     if not left:

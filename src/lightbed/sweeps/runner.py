@@ -1,12 +1,17 @@
 """Freezes, checks and runs the jobs of one sweep, wherever they run."""
 
+import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lightbed.errors import UserError
+from lightbed.faults import one_line
 from lightbed.sweeps.devices import Need, Slots
 from lightbed.sweeps.frozen import freeze, named
 from lightbed.sweeps.jobs import Job, Sweep
@@ -41,6 +46,9 @@ class Runner:
         fail_fast: stop all at the first failure.
         trust: whether the jobs may name any class.
         compose: gives the config of a job with these overrides; None where all are frozen already.
+
+    Raises:
+        UserError: `retries` is no such number.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class Runner:
         trust: bool = True,
         compose: "Callable[[Sequence[str]], DictConfig] | None" = None,
     ) -> None:
+        if not isinstance(retries, int) or retries < 0:
+            raise UserError(f"sweep.retries={retries} must be a whole number of at least 0")
         self.sweep, self.settings, self.retries, self.fail_fast = sweep, settings, retries, fail_fast
         self.trust, self.compose = trust, compose
         self.slots = settings.slots()
@@ -87,6 +97,12 @@ class Runner:
         Raises:
             UserError: its configuration is wrong; the job is named.
         """
+        content = self._content(overrides, number)
+        job = self.sweep.add(number, overrides, content)
+        self.know(job, content["config"])
+        return job
+
+    def _content(self, overrides: Sequence[str], number: int) -> dict[str, Any]:
         if self.compose is None:
             raise RuntimeError("a resumed sweep has no new jobs")
         config = self.compose(overrides)
@@ -100,9 +116,7 @@ class Runner:
 
             told = faults.users_mistake(error)
             raise (named(number, overrides, told) if told else error) from error
-        job = self.sweep.add(number, overrides, content)
-        self.know(job, content["config"])
-        return job
+        return content
 
     def know(self, job: Job, config: Mapping[str, Any]) -> None:
         """Take note of what a frozen job needs."""
@@ -128,6 +142,20 @@ class Runner:
             if job.id in faults:
                 raise named(job.number, job.overrides, faults[job.id])
 
+    def check_samples(self, samples: Sequence[Sequence[str]]) -> None:
+        """Look whether jobs with these overrides, which a search may come to, could become runs; none is kept.
+
+        Raises:
+            UserError: of the first that cannot.
+        """
+        with TemporaryDirectory() as place:
+            jobs = []
+            for number, overrides in enumerate(samples):
+                job = Job(str(number), number, list(overrides), Path(place), Path(place, f"{number}.json"))
+                job.frozen.write_text(json.dumps(self._content(overrides, number)), encoding="utf-8")
+                jobs.append(job)
+            self.check(jobs)
+
     def add(self, job: Job) -> None:
         """Have a job run as soon as there is room."""
         self.pool.add(job, self.needs[job.id])
@@ -148,6 +176,8 @@ class Runner:
     def run_each(self, ask: Callable[[], tuple[int, Sequence[str]] | None], ended: Callable[[int], Any]) -> None:
         """Run jobs that are asked for when there is room, until there are no more.
 
+        One whose configuration is wrong, which the samples before did not show, costs only itself.
+
         Args:
             ask: gives a job's number and overrides; None: that was all.
             ended: called with the number of each job that has ended.
@@ -162,13 +192,27 @@ class Runner:
             while more[0] and not self.pool.stopping and self._room(last[0]):
                 asked = ask()
                 more[0] = asked is not None
-                if asked is not None:
-                    number, words = asked
-                    last[0] = job = self.freeze(words, number)
-                    self.check([job])
+                if asked is not None and (job := self._checked(*asked)):
+                    last[0] = job
                     self.add(job)
+                elif asked is not None:
+                    ended(asked[0])
 
         self._loop(fill, lambda job: ended(job.number))
+
+    def _checked(self, number: int, overrides: Sequence[str]) -> Job | None:
+        """A new job; None where its configuration is wrong, which is told."""
+        job = None
+        try:
+            job = self.freeze(overrides, number)
+            self.check([job])
+        except UserError as error:
+            print(f"lightbed: {one_line(error)}", file=sys.stderr)
+            if job is not None:
+                job.status, job.error = "failed", one_line(error)
+                self.sweep.write()
+            return None
+        return job
 
     def _room(self, last: Job | None) -> bool:
         if self.pool.waiting:
@@ -192,7 +236,8 @@ class Runner:
         from lightbed.runs.signals import Stop
 
         if number is not None:
-            print(f"lightbed: stopped; `lightbed train -m resume={self.sweep.folder}` goes on", file=sys.stderr)
+            again = shlex.quote(f"resume={self.sweep.folder}")
+            print(f"lightbed: stopped; `lightbed train -m {again}` goes on", file=sys.stderr)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         if number is not None:

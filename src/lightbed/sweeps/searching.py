@@ -59,7 +59,7 @@ def run(study: Search, launcher: Any) -> list[int]:
             failed.append(number)
 
     if hasattr(launcher, "launch_each"):
-        launcher.launch_each(study.ask, ended)
+        launcher.launch_each(study.ask, ended, study.space.corners())
         return failed
     while (asked := study.ask()) is not None:
         number, words = asked

@@ -183,12 +183,7 @@ def warm() -> None:
     for name in _modules(lightbed):
         with contextlib.suppress(ImportError):  # an extra that is not installed
             importlib.import_module(name)
-    for name in (
-        "torchmetrics.detection",
-        "sklearn.datasets",
-        "torch.utils.tensorboard",
-        "matplotlib.backends.backend_agg",
-    ):
+    for name in _LATER:
         importlib.import_module(name)
 
 

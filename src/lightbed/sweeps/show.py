@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 def title(table: Comparison) -> str:
     """What is compared, in a line."""
     runs = table.runs
-    rows = "" if len(runs) == len(table.rows) else f" in {len(table.rows)} settings"
+    rows = "" if len(runs) == len(table.rows) else f" in {len(table.rows)} setting{'s' * (len(table.rows) != 1)}"
     spent = duration(sum(run.seconds or 0.0 for run in runs))
     best = "" if table.sort in table.columns else " best first" if table.sort != "seconds" else " fastest first"
     return f"{len(runs)} run{'s' * (len(runs) != 1)}{rows}, {spent}, by {table.sort}{best and ','}{best}"
