@@ -23,6 +23,13 @@ class Pruned(RunError):  # noqa: N818 - the word of searches
     """A search ends this run early, for its curve is behind those of others: no failure, and its status says so."""
 
 
+def first_sentence(error: Exception) -> str:
+    """What `error` says first, for a line of ours; of torch's refusal to unpickle, the cause and not its history."""
+    text = str(error).strip()
+    text = text.partition("WeightsUnpickler error: ")[2].strip() or text or type(error).__name__
+    return text.splitlines()[0].partition(". ")[0][:120]
+
+
 def nearest(word: str, names: list[str], count: int = 3) -> str:
     """The closest of `names` to `word` as a clause for an error message, or the whole list where it is short."""
     import difflib

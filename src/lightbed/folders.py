@@ -84,7 +84,9 @@ def find_run(resume: str) -> Path:
     Raises:
         UserError: it is neither.
     """
-    path = Path(resume).expanduser()
+    if not str(resume):
+        raise UserError("resume= names no run: give a run folder, resume=. for this one")
+    path = Path(str(resume)).expanduser()  # a folder's name may be a number to YAML
     if path.is_file():
         if path.name != "last.ckpt" or not (path.parent.parent / "config.yaml").is_file():
             raise UserError(f"resume={resume}: a run goes on from last.ckpt in its own folder; give that folder")

@@ -200,6 +200,7 @@ def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Any]:
         (lambda folder: (folder / "config.yaml").unlink(), "config.yaml cannot be read: No such file"),
         (lambda folder: (folder / "config.yaml").write_text("a: [1"), "config.yaml is damaged or unsafe"),
         (lambda folder: (folder / "config.yaml").write_text("seed: 1"), "it lacks data, model"),
+        (lambda folder: (folder / "checkpoints" / "last.ckpt").write_bytes(b"PK"), "last.ckpt cannot be read as a"),
         (edited("run.json", lambda old: {**old, "status": "failed"}), "is failed, not done"),
         (edited("run.json", lambda old: {**old, "kind": "predict"}), "is no training"),
         (edited("config.yaml", lambda old: {**old, "model": {"_target_": "mine.Net"}}), "mine.Net is not trusted"),

@@ -130,6 +130,8 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
             edited(run, file, config_json="{")
         case "half a config":
             edited(run, file, config_json=json.dumps({"model": config["model"], "task": config["task"]}))
+        case "fewer names":
+            edited(run, file, classes=list("0123456"))
         case "other preprocessing":
             edited(run, file, preprocess={"colours": "warm"})
         case "other classes":
@@ -147,7 +149,7 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
         "truncated": "truncated, damaged or unsafe",
         "empty": "cannot be read",
         "plain weights": "no checkpoint of a Lightbed run",
-        "whole module": "cannot be read as a checkpoint",
+        "whole module": r"cannot be read as a checkpoint.*\(Unsupported global: GLOBAL torch\.nn",
         "newer": "format 99.*up to 1",
         "no format": "format None",
         "no classes": "lacks classes",
@@ -155,6 +157,7 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
         "no config": "its config cannot be read",
         "half a config": "its config lacks data, trainer, paths, threads",
         "other preprocessing": "preprocessing what this Lightbed does not know",
+        "fewer names": "names 7 classes, but the model of its own config has 10",
         "other classes": r"do not fit.*\[10, 16\]",
         "other layers": "do not fit",
         "missing": "does not exist",

@@ -256,6 +256,8 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["resume={run}", "trust=true", "trainer.max_epochs=9"], "scheduler.build.T_max=auto.* laid out for 3 epochs"),
         (["resume={run}"], r"exact\.(Net|Kill) is not trusted; trust=true"),
         (["resume={run}/nowhere"], "does not exist"),
+        (["resume="], "names no run"),
+        (["resume=2026"], "resume=2026 does not exist"),
         (["resume={run}/checkpoints"], "is no run folder: it has no run.json"),
         (["resume={run}/.."], "is no run folder: it holds several; choose one: run"),
         (["resume={run}/checkpoints/best.ckpt"], "goes on from last.ckpt in its own folder"),
@@ -300,6 +302,13 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert len(message.splitlines()) == 1
     assert re.search(said, message), message
     assert last.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_is_told(half: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(half, tmp_path / "run")
+    (tmp_path / "run" / ".lock").mkdir()  # refuses as a read-only folder does, also whoever may write anywhere
+    assert main(["train", f"resume={tmp_path / 'run'}", "trust=true"]) == 2
+    assert re.search(r"cannot write into the run folder \S+/run: Is a directory$", capfd.readouterr().err.strip())
 
 
 def test_other_batches_or_a_running_process_are_refused(

@@ -59,8 +59,8 @@ def predict(cfg: DictConfig) -> None:
     config = build.resolve(cfg)
     one_of(config["broken"], ("skip", "error"), "broken")
     check_threshold(config["threshold"])
-    sources = [config["source"]] if isinstance(config["source"], str) else [str(item) for item in config["source"]]
-    files = [path for source in sources for path in find_images(source)]
+    sources = config["source"] if isinstance(config["source"], list) else [config["source"]]
+    files = [path for source in sources for path in find_images(str(source))]
     loaded = load_run(config["run"], trust=config["trust"])
     if isinstance(loaded.task, NeuralStyle):
         raise UserError(

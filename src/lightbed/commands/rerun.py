@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from lightbed import build
 from lightbed.commands import train
 from lightbed.errors import RunError, UserError
+from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.differences import compare_results, surroundings
 from lightbed.runs.load import moved
 from lightbed.runs.log import say
@@ -25,16 +26,18 @@ def rerun(cfg: DictConfig) -> None:
     """Repeat the training in `run`, and say whether its metrics and weights are the same to the bit.
 
     Raises:
-        UserError: the folder is no finished training, or names a class that is not trusted.
+        UserError: the folder is no finished training, has a damaged checkpoint, or names a class that is not trusted.
         RunError: the repetition gave something else.
     """
     command = build.resolve(cfg)
-    folder = Path(command["run"]).expanduser()
+    folder = Path(str(command["run"])).expanduser()
     then = read_record(folder)
     old = read_config(folder)
     if not command["trust"]:
         check_config(old, str(folder / "config.yaml"))
     config = first_settings(placed(old, command), then)
+    for file in sorted((folder / "checkpoints").glob("*.ckpt")):
+        read_checkpoint(file)  # what cannot be compared is told before the training and not after it
     job = HydraConfig.get()
     new = Path(job.runtime.output_dir)
     words = [str(word) for word in _yaml(folder / "overrides.yaml") or []]

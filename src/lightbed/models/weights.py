@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightbed.errors import UserError, nearest
+from lightbed.errors import UserError, first_sentence, nearest
 
 State = dict[str, Tensor]
 
@@ -102,7 +102,7 @@ def fetch_entry(entry: Any, where: str) -> State:
             f"or train from scratch with {where.partition('=')[0]}=null"
         ) from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{where}: {place} is damaged ({_first_line(error)}): delete it") from error
+        raise UserError(f"{where}: {place} is damaged ({first_sentence(error)}): delete it") from error
 
 
 def _read(path: Path) -> State:
@@ -120,7 +120,7 @@ def read_file(path: Path, key: str) -> State:
     except FileNotFoundError as error:
         raise UserError(f"{key}={path} does not exist") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{key}={path} cannot be read as weights ({_first_line(error)})") from error
+        raise UserError(f"{key}={path} cannot be read as weights ({first_sentence(error)})") from error
 
 
 def dict_of(content: Any, origin: str) -> State:
@@ -158,7 +158,3 @@ def _fit(net: nn.Module, state: State, num_classes: int, where: str) -> None:
     if missing or faults.unexpected_keys:
         told = f"lacks {missing[0]}" if missing else f"has {faults.unexpected_keys[0]}, which the network has not"
         raise UserError(f"{where} is another network's: it {told}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

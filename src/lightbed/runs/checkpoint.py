@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lightbed.errors import UserError
+from lightbed.errors import UserError, first_sentence
 
 FORMAT = 1  # of the key `lightbed` in a checkpoint
 
@@ -58,10 +58,9 @@ def check_readable(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120]
         raise UserError(
-            f"{path} was written but cannot be read back ({reason}): let callbacks, schedules and optimizers keep "
-            "only tensors and plain values in their states"
+            f"{path} was written but cannot be read back ({first_sentence(error)}): let callbacks, "
+            "schedules and optimizers keep only tensors and plain values in their states"
         ) from error
 
 
@@ -76,9 +75,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"there is no checkpoint {path}") from error
     except Exception as error:  # a damaged file ends in one of a dozen kinds of error
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path} cannot be read as a checkpoint: it is truncated, damaged or unsafe ({reason})"
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged or unsafe ({first_sentence(error)})"
         ) from error
     card = content.get("lightbed") if isinstance(content, dict) else None
     if not isinstance(card, dict) or not card.get("config_json"):

@@ -31,7 +31,7 @@ def find_checkpoint(run: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = Path(run).expanduser()
+    path = Path(str(run)).expanduser()  # a folder's name may be a number to YAML
     if path.is_file():
         return path
     if not path.exists():
@@ -74,6 +74,9 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
             f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
         )
     task.colours = card.get("colours") or {}
+    count, names = config["model"].get("num_classes"), len(card["classes"])
+    if isinstance(count, int) and count != names and config["task"].get("kind") != "binary":
+        raise UserError(f"{path} names {names} classes, but the model of its own config has {count}")
     load_weights(task, content["state_dict"], path)
     return Loaded(task.eval(), config, path, card.get("category_ids"))
 

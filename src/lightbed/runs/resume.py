@@ -180,13 +180,17 @@ def alone(folder: Path) -> Iterator[None]:
     """One process at a time works on a run; the system frees the lock when that is killed.
 
     Raises:
-        UserError: the run is still going on.
+        UserError: the run is still going on, or its folder is read-only.
     """
     if getattr(rank_zero_only, "rank", 0) != 0:  # the first of several processes holds it for all
         yield
         return
     lock = folder / ".lock"
-    with lock.open("w") as file:
+    try:
+        file = lock.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write into the run folder {folder}: {error.strerror or error}") from error
+    with file:
         try:
             import fcntl  # not on Windows
 

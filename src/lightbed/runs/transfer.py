@@ -43,6 +43,7 @@ def find_source(weights: str) -> str:
     Raises:
         UserError: there is no such thing; where an experiment would make it, the message names its command.
     """
+    weights = str(weights)  # a folder's name may be a number to YAML
     path = Path(weights).expanduser()
     if "_Weights." in weights and not path.exists():
         return weights
