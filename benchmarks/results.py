@@ -1,8 +1,8 @@
-"""docs/RESULTS.md from run folders: `python -m benchmarks.results outputs > docs/RESULTS.md`.
+"""Renew docs/RESULTS.md from run folders: `python -m benchmarks.results outputs`.
 
-Every figure is read from the newest finished run of each experiment; nothing is typed. What an experiment's author
-reported stands in the head of its config file, in a line `# reported: ...`, and what is to be said of the figure in
-a line `# remark: ...`.
+Every figure is read from the newest finished run of each experiment; nothing is typed. Rows of systems that have no run
+among those folders stay as they are. What an experiment's author reported stands in the head of its config file, in a
+line `# reported: ...`, and what is to be said of the figure in a line `# remark: ...`.
 """
 
 import json
@@ -17,6 +17,7 @@ import yaml
 from lightbed.figures import read_figures
 
 CONF = Path(__file__).parents[1] / "conf"
+PAGE = CONF.parent / "docs" / "RESULTS.md"
 
 # every system that the project is to have, in the order in which it is told
 SYSTEMS = {
@@ -29,6 +30,7 @@ SYSTEMS = {
         "sweep=horse_or_human",
         "transfer_feature_extraction",
         "transfer_fine_tuning",
+        "sweep=transfer",
     ],
     "Localization": ["localizer", "overfeat"],
     "Detection": [
@@ -48,29 +50,53 @@ SYSTEMS = {
 
 HEAD = """# Results
 
-Made by `python -m benchmarks.results outputs > docs/RESULTS.md` from the run folders of the commands in the table.
-Accuracy is that of the test split, or, where the author has only a validation set, of that (`val/`). The averages of
-the other metrics are named in each run's own table. The seconds are those of the whole run, on a machine that was
-computing other things at the same time, in most of them much.
+Made by `python -m benchmarks.results outputs` from the run folders of the commands in the table; rows without a run
+there stay. Accuracy is that of the test split, or, where the author has only a validation set, of that (`val/`). The
+averages of the other metrics are named in each run's own table. The seconds are those of the whole run, on a machine
+that was computing other things at the same time, in most of them much. Jobs of a sweep that differ in their seed alone
+share a row, with mean ± standard deviation.
 """
 
-MAIN = ("pixel_accuracy", "accuracy", "f1", "map_50", "map", "iou", "detections", "highest_score", "loss")
+MAIN = (
+    "pixel_accuracy",
+    "accuracy",
+    "accuracy_50",
+    "f1",
+    "map_50",
+    "map",
+    "iou",
+    "detections",
+    "highest_score",
+    "loss",
+    "proposal_recall",
+    "seconds_proposals",
+    "seconds_network",
+    "seconds_rest",
+)
 COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
+BENCHMARKS = "## Benchmarks"
 
 
 def main(outputs: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+    PAGE.write_text(renewed(page, outputs), encoding="utf-8")
+
+
+def renewed(page: str, outputs: Path) -> str:
+    """The page with the figures of the finished runs below `outputs`, and what it had before of all others."""
     runs = [read(path.parent) for path in sorted(outputs.rglob("run.json"))]
     done = [run for run in runs if run["status"] == "done" and run["metrics"]]
-    print(HEAD)
+    lines = [HEAD]
     for section, names in SYSTEMS.items():
-        print(f"## {section}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+        lines.append(f"## {section}\n\n| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
         for name in names:
-            for row in rows(name, done):
-                print(f"| {' | '.join(row)} |")
-        print()
+            before = re.findall(rf"^\| `{name}`.*\|$", page, re.M)
+            now = [f"| {' | '.join(row)} |" for row in rows(name, done)]
+            lines += before if before and all(" | no run | " in row for row in now) else now
+        lines.append("")
     table = outputs / "benchmarks.md"
-    if table.is_file():
-        print(table.read_text().strip())
+    before = BENCHMARKS + page.partition(BENCHMARKS)[2] if BENCHMARKS in page else ""
+    return "\n".join([*lines, (table.read_text(encoding="utf-8") if table.is_file() else before).strip(), ""])
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -104,21 +130,21 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
     shown = f"`{command}`"
     if not sweep:
         figures, remark = measured(mine[-1]), "; ".join(filter(None, [over_seeds(command.split()[2:], runs), remark]))
-        return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
+        return [[f"`{name}`", reported, figures, shown, seconds(mine[-1:]), machine(mine[-1]), remark]]
     newest = mine[-1]["folder"].parent
     jobs = sorted((run for run in mine if run["folder"].parent == newest), key=by_settings)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:
+        groups.setdefault(re.sub(r",?seed=\d+", "", job["folder"].name), []).append(job)
     return [
-        [
-            f"`{name}`: {job['folder'].name}",
-            reported,
-            measured(job),
-            shown,
-            f"{job['seconds']:.0f}",
-            machine(job),
-            remark,
-        ]
-        for job in jobs
+        [f"`{name}`: {what}", reported, measured(*group), shown, seconds(group), machine(group[0]), remark]
+        for what, group in groups.items()
     ]
+
+
+def seconds(runs: list[dict[str, Any]]) -> str:
+    """How long the runs took, on average."""
+    return f"{mean(run['seconds'] for run in runs):.0f}" + (" a run" if len(runs) > 1 else "")
 
 
 def by_settings(job: dict[str, Any]) -> list[tuple[bool, float, str]]:
@@ -151,13 +177,16 @@ def is_run(run: dict[str, Any], wanted: list[str], *more: str) -> bool:
     return sorted(words) == sorted(wanted)
 
 
-def measured(run: dict[str, Any]) -> str:
-    """The run's main figures: the tested ones, or the validated ones where there is no test split."""
-    metrics = run["metrics"]
-    stage = "test" if any(key.startswith("test/") for key in metrics) else "val"
-    return ", ".join(
-        f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in MAIN if f"{stage}/{name}" in metrics
-    )
+def measured(*runs: dict[str, Any]) -> str:
+    """The runs' main figures, tested or, where there is no test split, validated; of several mean ± deviation."""
+    metrics = [run["metrics"] for run in runs]
+    stage = "test" if any(key.startswith("test/") for key in metrics[0]) else "val"
+    shown = []
+    for key in (f"{stage}/{name}" for name in MAIN):
+        values = [of_run[key] for of_run in metrics if key in of_run]
+        if values:
+            shown.append(f"{key} {mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else ""))
+    return ", ".join(shown) + (f" over {len(runs)} seeds" if len(runs) > 1 else "")
 
 
 def machine(run: dict[str, Any]) -> str:
