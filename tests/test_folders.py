@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lightbed import folders
+from lightbed.cli import main
 from lightbed.errors import UserError
 
 LAUNCH = "import sys; from lightbed import folders; folders.register([]); print(folders.new_folder(sys.argv[1]))"
@@ -177,3 +178,14 @@ def test_outputs_may_be_a_link(tmp_path, monkeypatch):
     (tmp_path / "outputs" / "classifier").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert main(["train", *quick]) == 0
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+
+
+def test_a_run_makes_its_own_folder_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra asks for the folder's name while it merges files, when the outputs' place is not known yet."""
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=localizer", "data.images={train: 4, val: 2, test: 2}", "trainer.max_epochs=0"]
+    made: list[str] = []
+    monkeypatch.setattr(folders, "claim", lambda base, claim=folders.claim: made.append(str(base)) or claim(base))
+    assert main(["train", *words, "paths.outputs=elsewhere", "callbacks.pictures=null"]) == 0
+    assert made == ["elsewhere/localizer"]
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["elsewhere"]

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,26 @@ def register(overrides: Sequence[str], *, dry: bool = False) -> None:
         state.clear()
     _varying[:] = _swept(overrides)
     _dry[:] = [dry]
-    OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-    OmegaConf.register_new_resolver("sweep_folder", _one_folder, replace=True)
+    for name, make in (("new_folder", new_folder), ("run_folder", _run_folder), ("sweep_folder", _one_folder)):
+        OmegaConf.register_new_resolver(name, _when_composed(make), replace=True)
     OmegaConf.register_new_resolver("job_name", _job_name, replace=True)
+
+
+def _when_composed(make: Callable[..., str]) -> Callable[..., str]:
+    """A resolver that makes its folder once the whole config stands.
+
+    Hydra asks for the name already while it merges files, when neither the experiment's name nor `paths.outputs` is
+    known; `hydra.runtime.cwd` is what it sets last.
+    """
+
+    def resolver(*arguments: Any, _root_: Any) -> str:
+        from omegaconf import OmegaConf
+
+        runtime = OmegaConf.select(_root_, "hydra.runtime")
+        composing = runtime is not None and OmegaConf.is_missing(runtime, "cwd")
+        return "" if composing else make(*arguments)
+
+    return resolver
 
 
 def new_folder(parent: str) -> str:
