@@ -364,3 +364,94 @@ def test_drone_set(tmp_path: Path) -> None:
     assert len(data.classes) == 23
     with pytest.raises(UserError, match=r"https://dronedataset\.icg\.tugraz\.at"):
         Drone(tmp_path / "nowhere").setup()
+
+
+# -- lists -------------------------------------------------------------------------------------------------------------
+
+
+def listed(root: Path, **lists: str) -> None:
+    (root / "lists").mkdir(exist_ok=True)
+    for name, text in lists.items():
+        (root / "lists" / f"{name}.txt").write_text(text)
+
+
+def stems(data: MaskFolder) -> dict[str, list[str]]:
+    return {
+        name: sorted(Path(source[i][1]["path"]).stem[-2:] for i in range(len(source)))
+        for name, source in data.splits.items()
+    }
+
+
+def test_lists_say_the_splits_by_names_paths_and_further_columns(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    (tmp_path / "images" / "picture09.png").rename(tmp_path / "images" / "pic ture 09.png")
+    (tmp_path / "masks" / "picture09.png").rename(tmp_path / "masks" / "pic ture 09.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "without_mask.png")  # VOC has many, and lists none of them
+    train = "picture03\nimages/picture01.PNG\n\n/elsewhere/images/picture04.png /elsewhere/masks/picture04.png\n"
+    listed(tmp_path, train=train, val="picture05 -1\npic ture 09.png masks/pic ture 09.png\n", test="picture06,1\n")
+    data = opened(tmp_path, tmp_path / "cache", lists="lists")
+    assert stems(data) == {"train": ["01", "03", "04"], "val": ["05", "09"], "test": ["06"]}
+    for name, (_, mask) in all_pairs(data).items():
+        assert np.array_equal(mask.numpy(), fakes.scene((40, 56), 3, int(name[-2:]))[1])
+    assert tmp_path / "lists" / "train.txt" in data.fingerprint_files()
+
+
+def test_lists_lacking_a_split_have_it_cut_and_trainval_counts_without_train(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    listed(tmp_path, trainval="".join(f"picture0{i}\n" for i in range(8)), test="picture08\n")
+    counts = {name: len(source) for name, source in opened(tmp_path, tmp_path / "c", lists="lists").splits.items()}
+    assert counts == {"train": 7, "val": 1, "test": 1}
+
+
+def test_an_image_in_two_lists_is_kept_out_of_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fakes.mask_folder(tmp_path)
+    listed(tmp_path, train="picture00\npicture01\npicture02\n", val="picture01\npicture02", test="picture02\n")
+    assert stems(opened(tmp_path, tmp_path / "c", lists="lists")) == {"train": ["00"], "val": ["01"], "test": ["02"]}
+    told = capfd.readouterr()
+    assert "3 images are in two lists" in told.out + told.err
+    assert "7 images with masks are in no list" in told.out + told.err
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for i, camera in enumerate(("left", "right")):
+        for j in range(2):
+            image, mask = fakes.scene((20, 24), 3, 2 * i + j)
+            for folder, array in (("images", image), ("masks", mask)):
+                (tmp_path / folder / camera).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(tmp_path / folder / camera / f"{j}.png")
+    listed(tmp_path, train="left/0.png masks/left/0.png\nleft/1\n", val="right/0\n", test="right/1\n")
+    data = opened(tmp_path, tmp_path / "cache", lists="lists")
+    assert np.array_equal(data.splits["test"][0][1]["mask"].numpy(), fakes.scene((20, 24), 3, 3)[1])
+    listed(tmp_path, val="0.png\n")
+    with pytest.raises(UserError, match=r"val\.txt line 1: 0\.png may be images/left/0\.png or images/right/0\.png"):
+        opened(tmp_path, tmp_path / "cache", lists="lists")
+
+
+def test_faults_of_lists_are_told(tmp_path: Path) -> None:
+    fakes.mask_folder(tmp_path)
+    listed(tmp_path, train="picture00\npicture77.png\npicture01\n", val="picture02\n", test="picture03\n")
+    with pytest.raises(UserError, match=r"train\.txt line 2: there is no image picture77\.png with a mask"):
+        opened(tmp_path, tmp_path / "cache", lists="lists")
+    data = opened(tmp_path, tmp_path / "cache", lists="lists", broken="skip")
+    assert stems(data) == {"train": ["00", "01"], "val": ["02"], "test": ["03"]}
+    assert len(data.skipped) == 1
+    listed(tmp_path, train="a\n", val="b\n", test="c\n")
+    with pytest.raises(UserError, match=r"no image is in the lists of .*train\.txt line 1: there is no image a"):
+        opened(tmp_path, tmp_path / "cache", lists="lists")
+    with pytest.raises(UserError, match=r"data\.lists=.*nowhere does not exist"):
+        opened(tmp_path, tmp_path / "cache", lists="nowhere")
+    with pytest.raises(UserError, match=r"data\.lists=lists and \{split\} in data\.images={split} both tell splits"):
+        opened(tmp_path, tmp_path / "cache", lists="lists", images="{split}", masks="{split}annot")
+
+
+# -- own sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_largest_images_own_size_is_known_also_from_the_cache(tmp_path: Path) -> None:
+    for i, size in enumerate([(40, 60), (90, 20), (33, 71)] * 4):
+        image, mask = fakes.scene(size, 3, i)
+        for folder, array in (("images", image), ("masks", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / folder / f"{i}.png")
+    for cache in (True, True, False, False):  # decoded, from the cache, checked, from the cache
+        assert opened(tmp_path, tmp_path / "cache", image_size=[16, 16], cache=cache).largest() == (40, 60)

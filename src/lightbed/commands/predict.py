@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightbed import build
 from lightbed.commands import detections
+from lightbed.commands.masks import masked
 from lightbed.commands.reading import batches, find_images, of_one_size
 from lightbed.data.images import read_image
 from lightbed.draw.boxes import confident
@@ -48,6 +49,7 @@ class Seen(NamedTuple):
 
     path: Path
     prediction: Prediction
+    image: Tensor | None = None  # uint8 (C, h, w), where it is at hand as it is in the file
 
 
 def predict(cfg: DictConfig) -> None:
@@ -136,9 +138,9 @@ def predictions(config: build.Config, loaded: Loaded, files: list[Path], skipped
 
     if isinstance(loaded.task, Segmenter):
         model.mark_forward_method("segment")
-        for batch in batches(files, 1, config["broken"], own, skipped):
-            for path, image in batch:
-                yield Seen(path, model.segment(image, config["tile"], config["overlap"]))
+        read = batches(files, 1, config["broken"], own, skipped)  # one at a time, for they may be large
+        for path, image, prediction in masked(read, loaded.task, model, config["tile"], config["overlap"]):
+            yield Seen(path, prediction, image)
         return
     if isinstance(loaded.task, Detector):
         for batch in batches(files, config["batch_size"], config["broken"], own, skipped):
@@ -216,10 +218,13 @@ def picture(seen: Seen, line: dict[str, Any], task: Task, target: Path) -> None:
     if "labels" in line:
         called = torch.tensor([name in line["labels"] for name in task.classes])
         prediction = Prediction(label=called, scores=prediction["scores"])
-    panel = draw(read_image(seen.path), prediction, None, task.classes, task.colours)
+    whole = seen.image if seen.image is not None and seen.image.shape[0] == 3 else read_image(seen.path)
+    panel = draw(whole, prediction, None, task.classes, task.colours)
     if line.get("label", "") is None:
         panel = panel._replace(title=f"unsure: {panel.title}", color=INK)
-    save(captioned(panel), target)
+    drawn = captioned(panel)
+    del panel  # of a large image there need not be two while it is written
+    save(drawn, target)
 
 
 def common_folder(files: list[Path]) -> Path:

@@ -40,6 +40,7 @@ from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
+from lightbed.tasks.segmenter import Segmenter
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -169,6 +170,8 @@ def make_task(config: build.Config, data: DataModule, versions: dict[str, str]) 
     seed_all(derive(config["seed"], "weights"))  # the weights do not depend on what the data drew
     task = build.make_task(config, data.classes, data.preprocess)
     task.colours = {name: list(data.colours[name]) for name in data.classes if name in data.colours}
+    if isinstance(task, Segmenter):
+        task.largest = data.largest()
     task.provenance = {
         "config_json": json.dumps(config),
         "seed": config["seed"],

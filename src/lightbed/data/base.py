@@ -129,6 +129,13 @@ class DataModule(L.LightningDataModule):
         """Samples -> batch; images of one size by default."""
         return stack(samples)
 
+    def largest(self) -> tuple[int, int] | None:
+        """Own (height, width) of the largest image, before it was resized, known once the data is set up.
+
+        Unless a subclass says otherwise, images are as large as the network's input; None where they differ in size.
+        """
+        return self.preprocess.size
+
     def fingerprint_files(self) -> list[Path]:
         """Files that the data is read from, known once the data is set up; embedded data has none."""
         return []

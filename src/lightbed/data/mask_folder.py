@@ -11,9 +11,12 @@ from lightbed.data.base import Loading
 from lightbed.data.cache import Decoder
 from lightbed.data.coding import VOID, Coding, recognise
 from lightbed.data.folder import ImageFolder
+from lightbed.data.lists import of_lists
 from lightbed.data.pairs import MaskDecoder, PairArrays, PairFiles, Pairs, find_pairs, mask_weights
 from lightbed.data.source import Source, Subset
+from lightbed.data.voc import list_files
 from lightbed.errors import UserError, one_of
+from lightbed.runs.log import say
 
 
 class MaskFolder(ImageFolder):
@@ -28,6 +31,8 @@ class MaskFolder(ImageFolder):
         masks: folder of masks, likewise.
         mask_name: name of an image's mask, with or without ending; `{stem}` stands for the image's. Images and masks
             that it tells apart may lie in one folder.
+        lists: folder below `root` of train.txt, val.txt and test.txt, which name the images of the splits, see
+            `of_lists`; None: splits are told by `{split}`, or cut.
         coding: how a mask says its classes: 'auto' (see `recognise`), or one of `Coding`.
         classes: names; None for numbers (or background and foreground), as many as the masks hold. A single name for
             masks of two classes is that of the foreground.
@@ -49,6 +54,7 @@ class MaskFolder(ImageFolder):
         images: str = "images",
         masks: str = "masks",
         mask_name: str = "{stem}",
+        lists: str | None = None,
         coding: str = "auto",
         classes: Sequence[str] | None = None,
         colours: Mapping[str, Sequence[int]] | None = None,
@@ -61,16 +67,26 @@ class MaskFolder(ImageFolder):
         self.names = [str(name) for name in (classes or colours or [])]
         self.colours, self.void = _table(colours or {}), void
         self.pairs = Pairs()
+        self.largest_image: tuple[int, int] | None = None
+        self.lists = self.root / lists if lists else None
+        if lists and "{split}" in images:
+            raise UserError(f"data.lists={lists} and {{split}} in data.images={images} both tell splits: give one")
         if classes and colours:
             raise UserError("data.classes and data.colours both name the classes: give one of them")
 
     def fingerprint_files(self) -> list[Path]:
-        return [self.root / file.path for file in (*self.pairs.images, *self.pairs.masks)]
+        lists = list(list_files(self.lists)) if self.lists else []
+        return [*(self.root / file.path for file in (*self.pairs.images, *self.pairs.masks)), *lists]
 
     def load(self) -> Loading:
         if not self.root.is_dir():
             raise UserError(self.absent())
-        self.pairs = pairs = find_pairs(self.root, self.images, self.masks, self.mask_name)
+        pairs = find_pairs(self.root, self.images, self.masks, self.mask_name)
+        if self.lists:
+            pairs, notes = of_lists(pairs, self.lists)
+            for note in notes:
+                say(note)
+        self.pairs = pairs
         self._tell(pairs.unmatched)
         kind = self.coding
         if kind == "auto":
@@ -85,6 +101,9 @@ class MaskFolder(ImageFolder):
             chosen = [place for place, index in enumerate(kept) if pairs.splits[index] == name]
             splits[name] = Subset(source, torch.tensor(chosen, dtype=torch.int64))
         return Loading(splits, self.names or _numbers(source), [*pairs.unmatched, *skipped])
+
+    def largest(self) -> tuple[int, int] | None:
+        return self.largest_image
 
     def absent(self) -> str:
         """What to say where `root` does not exist."""
@@ -103,6 +122,7 @@ class MaskFolder(ImageFolder):
         images, bad_images = Decoder(self.root, pairs.images, self.preprocess, self.cache_dir, **options).decode()
         decoder = MaskDecoder(self.root, pairs, coding, self.preprocess, self.cache_dir, **options)
         masks, bad_masks = decoder.decode()
+        self.largest_image = decoder.largest
         broken = {**bad_masks, **bad_images}
         told = [broken[index] for index in sorted(broken)]
         self._tell(told)

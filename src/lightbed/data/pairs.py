@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -153,11 +154,26 @@ class MaskDecoder(Decoder):
         # whether a mask fits depends on its image, too
         self.images = hashlib.sha256(json.dumps(pairs.images).encode()).hexdigest()
         self.image_of = dict(zip(pairs.masks, pairs.images, strict=True))
+        self.sizes: list[tuple[int, int]] = []  # of the images whose masks were read
         single = Preprocess(1, preprocess.size, resize=preprocess.resize)
         super().__init__(root, pairs.masks, single, cache_dir, store=store, same_size=same_size)
 
     def further(self) -> dict[str, Any]:
         return {"kept": "masks" if self.store else "mask checks", "images": self.images, **self.coding.describe()}
+
+    @property
+    def largest(self) -> tuple[int, int] | None:
+        """Own (height, width) of the largest image, known once decoded."""
+        return max(self.sizes, key=math.prod, default=None)
+
+    def note(self, entry: Entry, size: tuple[int, int]) -> None:  # noqa: ARG002 - the base's signature
+        self.sizes.append(size)
+
+    def found(self) -> dict[str, Any]:
+        return {"largest": self.largest}
+
+    def recall(self, made: dict[str, Any]) -> None:
+        self.sizes = [(made["largest"][0], made["largest"][1])] if made["largest"] else []
 
     def _read(self, entry: Entry) -> Tensor | UserError | None:
         path = self.root / entry.path
@@ -171,6 +187,7 @@ class MaskDecoder(Decoder):
                 f"{path} is {mask.shape[-1]}x{mask.shape[-2]} pixels but its image "
                 f"{self.root / self.image_of[entry].path} is {size[1]}x{size[0]}"
             )
+        self.note(entry, size)
         return self.preprocess.fit(mask, mask=True) if self.store else None
 
 

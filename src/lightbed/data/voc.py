@@ -189,7 +189,7 @@ def in_splits(root: Path, files: list[Entry], lists: Path | None) -> tuple[dict[
     by_stem = {PurePosixPath(file.path).stem.lower(): file for file in files}
     found: dict[Entry, str] = {}
     faults: list[Fault] = []
-    for list_file, split in _list_files(folder).items():
+    for list_file, split in list_files(folder).items():
         text = list_file.read_text(encoding="utf-8-sig", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             names = [line.strip(), *line.split()[:1]]
@@ -218,7 +218,7 @@ def _find_lists(root: Path) -> Path | None:
     return main[0] if main else None
 
 
-def _list_files(folder: Path) -> dict[Path, str]:
+def list_files(folder: Path) -> dict[Path, str]:
     """Lists and their splits, training first; train and val are parts of trainval, which counts where train is missing.
 
     Raises:

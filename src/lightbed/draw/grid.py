@@ -15,6 +15,7 @@ from lightbed.draw.figure import (
     headline,
     new_figure,
     pixels,
+    shorten,
     text_width,
 )
 from lightbed.draw.panels import Panel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _FRAME = 228  # grey of the line around an image
 _LINE, _GAP, _HEAD = 0.15, 0.12, 0.9  # inches: a line of a title, between cells, above all
 _KEY = 0.22  # inches: a row of the legend
+_NARROWEST, _WIDEST = 1.5, 100.0  # inches of writing beside an image alone; matplotlib draws up to 65,535 pixels
 _STRIP = 0.45  # height over width of images that stand in two columns at most: several pictures side by side
 
 
@@ -81,8 +83,10 @@ def _legend_rows(
     """Place in inches, name and colour of each different entry, in rows of at most `width` inches."""
     rows: list[list[tuple[float, str, str]]] = []
     x = width
-    for name, color in dict.fromkeys(entries):
-        wide = text_width(new_figure(1, 1), name, 8.5 * zoom) + 0.45 * zoom
+    figure = new_figure(1, 1)
+    for entry, color in dict.fromkeys(entries):
+        name = shorten(figure, entry, width - 0.55 * zoom, 8.5 * zoom)
+        wide = text_width(figure, name, 8.5 * zoom) + 0.45 * zoom
         if x + wide > width - 0.1:
             rows.append([])
             x = 0.2 * zoom
@@ -125,19 +129,30 @@ def scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def captioned(panel: Panel, smallest: int = 320) -> np.ndarray:
     """One panel as an image uint8 (H, W, 3): at its own size, its title above, larger on larger images.
 
-    An image whose longer side fits twice or more into `smallest` is enlarged by a whole factor.
+    An image whose longer side fits twice or more into `smallest` is enlarged by a whole factor. Only the writing is a
+    figure, for matplotlib would need forty times the memory of a large image.
     """
-    longest = max(panel.image.shape[:2])
+    longest, shortest = max(panel.image.shape[:2]), min(panel.image.shape[:2])
     image = panel.image if 2 * longest > smallest else scale(panel.image, smallest, smallest)
-    height, width = image.shape[0] / DPI, max(image.shape[1] / DPI, 1.5)
-    zoom = max(1.0, longest / 1200)
-    probe = new_figure(1, 1)
-    (text,), size = fit_titles(probe, [panel.title], width - 0.1, largest=10 * zoom, smallest=6 * zoom)
-    strip = zoom * (0.1 + _LINE * (text.count("\n") + 1))
-    names = _legend_rows(panel.legend, width, zoom)
-    below = zoom * (_KEY * len(names) + 0.12) if names else 0.0
-    figure = new_figure(width, height + strip + below)
-    figure.figimage(image, xo=round((width * DPI - image.shape[1]) / 2), yo=round(below * DPI), origin="upper")
-    _write(figure, text, width / 2, below + height + 0.09 * zoom, size, panel.color, _LINE * zoom)
-    _draw_legend(figure, names, zoom)
-    return pixels(figure)
+    width = min(max(image.shape[1] / DPI, _NARROWEST), _WIDEST)
+    zoom = max(1.0, min(longest / 1200, shortest / 150))
+    (text,), size = fit_titles(new_figure(1, 1), [panel.title], width - 0.1, largest=10 * zoom, smallest=6 * zoom)
+    head = new_figure(width, zoom * (0.1 + _LINE * (text.count("\n") + 1)))
+    _write(head, text, width / 2, 0.09 * zoom, size, panel.color, _LINE * zoom)
+    parts = [pixels(head), image]
+    if names := _legend_rows(panel.legend, width, zoom):
+        foot = new_figure(width, zoom * (_KEY * len(names) + 0.12))
+        _draw_legend(foot, names, zoom)
+        parts.append(pixels(foot))
+    return _stacked(parts)
+
+
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Images uint8 (H, W, 3) one below the other, each in the middle of what the widest takes, on white."""
+    stack = np.full((sum(part.shape[0] for part in parts), max(part.shape[1] for part in parts), 3), 255, np.uint8)
+    top = 0
+    for part in parts:
+        left = (stack.shape[1] - part.shape[1]) // 2
+        stack[top : top + part.shape[0], left : left + part.shape[1]] = part
+        top += part.shape[0]
+    return stack

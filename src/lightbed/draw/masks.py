@@ -77,9 +77,10 @@ def segmented(image: Tensor, prediction: Any, target: Any, classes: Sequence[str
     """
     pixels, mask = as_pixels(image), _array(prediction["mask"])
     if "mask" not in target:
-        shares = [f"{name} {share:.0%}" for name, share in class_shares(mask, classes).items()]
+        found = class_shares(mask, classes)
+        shares = [f"{name} {share:.0%}" for name, share in found.items()]
         more = [f"and {len(shares) - _NAMED} more"] if len(shares) > _NAMED else []
-        present = _legend(classes, np.unique(mask), own)
+        present = _legend(classes, [i for i, name in enumerate(classes) if name in found], own)
         return Panel(overlay(pixels, mask, classes, own), ", ".join([*shares[:_NAMED], *more]), INK, present)
     truth = _array(target["mask"])
     parts = [pixels, coloured(truth, classes, own), coloured(mask, classes, own), errors(pixels, mask, truth)]
@@ -99,7 +100,9 @@ def save_mask(mask: Any, classes: Sequence[str], path: Path, own: Colours | None
 
 def class_shares(mask: Any, classes: Sequence[str]) -> dict[str, float]:
     """The share of the pixels of a mask (H, W) that each class has, the largest first, without those it lacks."""
-    counts = np.bincount(_array(mask).ravel(), minlength=len(classes))[: len(classes)]
+    counts = np.zeros(len(classes), np.int64)
+    for row in _array(mask):  # a row at a time: counting takes eight bytes a pixel
+        counts += np.bincount(row, minlength=len(classes))[: len(classes)]
     order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     return {str(classes[i]): float(counts[i] / np.asarray(mask).size) for i in order}
 

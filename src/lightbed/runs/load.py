@@ -11,6 +11,7 @@ from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.trust import check_targets
 from lightbed.tasks.base import Task
+from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.preprocess import Preprocess
 
 _LONGEST = 150  # characters of each kind of difference that a message names
@@ -74,6 +75,9 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
             f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
         )
     task.colours = card.get("colours") or {}
+    if isinstance(task, Segmenter) and card.get("largest"):
+        height, width = card["largest"]
+        task.largest = (int(height), int(width))
     count, names = config["model"].get("num_classes"), len(card["classes"])
     if isinstance(count, int) and count != names and config["task"].get("kind") != "binary":
         raise UserError(f"{path} names {names} classes, but the model of its own config has {count}")

@@ -1,5 +1,6 @@
 """Semantic segmentation: a class for each pixel."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,14 +8,20 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchvision.transforms.v2 import functional as F
 
 from lightbed.errors import UserError, nearest
 from lightbed.losses.pixels import LOSSES
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
-from lightbed.tasks.tiling import enlarged, tiled
+from lightbed.tasks.tiling import Plan, Size, enlarged, tiled
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import Prediction, Step
+
+MUCH_LARGER = 16
+"""An image with more times the pixels than those trained on is taken to show more, not to show the same larger."""
+
+_TILE = 512  # pixels, of a network that was trained on images of no one size
 
 
 class Segmenter(Task):
@@ -65,6 +72,7 @@ class Segmenter(Task):
         if focal_gamma < 0:
             raise UserError(f"task.focal_gamma={focal_gamma} must not be negative")
         self.num_classes, self.focal_gamma, self.aux_weight = num_classes, focal_gamma, aux_weight
+        self.largest: Size | None = None  # own (height, width) of the largest image of the data, where it is known
         weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
         self.add_metrics()
@@ -113,25 +121,67 @@ class Segmenter(Task):
         return [Prediction(mask=mask) for mask in masks]
 
     @torch.no_grad()
-    def segment(self, image: Tensor, tile: int | None = None, overlap: int = 64) -> Prediction:
+    def segment(self, image: Tensor, tile: int | str | None = "auto", overlap: int | str = "auto") -> Prediction:
         """What the network sees in one image uint8 (C, h, w) of any size: `mask` uint8 (h, w), at the image's own size.
 
-        The image is scaled to the network's size and the logits are scaled back; or, with `tile`, it is labelled at its
-        own scale in tiles of that side, see `tiling.tiled`. Memory is bounded either way.
+        Args:
+            image: as it is in its file.
+            tile: see `plan`.
+            overlap: see `tiling.tiled`; of tiles whose size is 'auto' at most half of it.
+
+        Raises:
+            UserError: tile and overlap do not fit together.
         """
         self.eval()
-        preprocess = self.preprocess or Preprocess()
-        if tile is None and preprocess.size is None:
-            tile = 512
-        if tile is not None:
-            return Prediction(mask=tiled(self._labels, image, tile, overlap))
-        logits = self._logits(self.model(preprocess(preprocess.scale_to(image)[None].to(self.device))))
-        return Prediction(mask=enlarged(logits[0].float(), (image.shape[-2], image.shape[-1])))
+        if overlap != "auto" and not (isinstance(overlap, int) and overlap >= 0):
+            raise UserError(f"overlap={overlap} must be auto or a number of pixels, at least 0")
+        own = (image.shape[-2], image.shape[-1])
+        plan = self.plan(own, tile)
+        if plan.tile == own:
+            return Prediction(mask=self._labels(image, plan))
+        if tile == "auto" and isinstance(overlap, int):
+            overlap = min(overlap, min(plan.tile) // 2)
+        return Prediction(mask=tiled(lambda part: self._labels(part, plan), image, plan.tile, overlap))
 
-    def _labels(self, images: Tensor) -> Tensor:
-        """Masks uint8 (N, H, W) of images uint8 (N, C, H, W) at their own scale."""
-        preprocess = self.preprocess or Preprocess()
-        return torch.stack([seen["mask"] for seen in self.predict(preprocess(images.to(self.device)))]).cpu()
+    def plan(self, own: Size, tile: int | str | None = "auto") -> Plan:
+        """How an image of size `own` is labelled.
+
+        - None: in one piece, scaled as in training.
+        - A number: in tiles of that side in the image's own pixels, at the scale that the largest image of the data was
+          trained at; at their own where that is not known.
+        - 'auto': as None, unless the image has more than `MUCH_LARGER` times the pixels of the largest of the data.
+          Scaled down as a whole it would show its objects much smaller than any that were learnt, so it is labelled at
+          that image's scale, in tiles that are as large as the network's input. Tiles of `_TILE` where the network has
+          no input size.
+
+        Raises:
+            UserError: tile is none of these.
+        """
+        preprocess, same = self.preprocess or Preprocess(), (1.0, 1.0)
+        if isinstance(tile, int) and tile > 0:
+            return Plan((tile, tile), preprocess.factors(self.largest) if self.largest else same)
+        if tile not in ("auto", None):
+            raise UserError(f"tile={tile} must be auto, null or a number of pixels")
+        size = preprocess.size
+        if size is None or tile is None:
+            return Plan((_TILE, _TILE) if tile == "auto" else own, preprocess.factors(own))
+        larger = self.largest is not None and math.prod(own) > MUCH_LARGER * math.prod(self.largest)
+        factors = preprocess.factors(self.largest if larger and self.largest else own)
+        # with resize=crop also a thin image that is not large itself: its shorter side is brought to the network's
+        if math.prod(own) * math.prod(factors) <= MUCH_LARGER * math.prod(size):
+            return Plan(own, factors)
+        height, width = (max(1, round(side / factor)) for side, factor in zip(size, factors, strict=True))
+        return Plan((height, width), factors)
+
+    def _labels(self, image: Tensor, plan: Plan) -> Tensor:
+        """The mask uint8 (h, w), on the CPU, of an image uint8 (C, h, w) or a tile of one."""
+        preprocess, own = self.preprocess or Preprocess(), (image.shape[-2], image.shape[-1])
+        scaled: Tensor = F.resize(image, list(plan.seen(own)), antialias=True)
+        logits = self._logits(self.model(preprocess(scaled[None].to(self.device))))
+        return enlarged(logits[0].float(), own)
+
+    def card(self) -> dict[str, Any]:
+        return {**super().card(), "largest": list(self.largest) if self.largest else None}
 
     def _logits(self, output: Any, truth: Tensor | None = None) -> Tensor:
         logits = output["out"] if isinstance(output, Mapping) and "out" in output else output

@@ -1,6 +1,7 @@
 """Masks of images of any size with bounded memory: tiles that overlap, and logits enlarged strip by strip."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,20 @@ from torch import Tensor
 
 from lightbed.errors import UserError
 
-_FLOATS = 1 << 24  # of enlarged logits held at a time
+_FLOATS = 1 << 22  # of enlarged logits held at a time
+Size = tuple[int, int]
+
+
+class Plan(NamedTuple):
+    """How an image is labelled: in which tiles, and at which scale the network sees them."""
+
+    tile: Size  # (height, width) in the image's own pixels; that of the image where it is labelled in one piece
+    factors: tuple[float, float]  # of height and width, from the image's pixels to the network's
+
+    def seen(self, part: Size) -> Size:
+        """The size at which the network sees a part of the image of this size."""
+        height, width = (max(1, round(side * factor)) for side, factor in zip(part, self.factors, strict=True))
+        return height, width
 
 
 def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int]]:
@@ -29,30 +43,34 @@ def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int, int]
         first = last
 
 
-def tiled(label: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
+def tiled(label: Callable[[Tensor], Tensor], image: Tensor, tile: Size, overlap: int | str) -> Tensor:
     """The mask uint8 (h, w) of an image (C, h, w), made of the masks of its tiles.
 
     Args:
-        label: images (1, C, H, W) -> masks (1, H, W).
+        label: an image (C, H, W) -> its mask (H, W).
         image: of any size.
-        tile: side of a tile in pixels; a smaller image is one tile.
-        overlap: least number of pixels that neighbouring tiles share; twice what the network sees around a pixel makes
-            the result independent of the tiles.
+        tile: (height, width) of a tile in pixels; a smaller image is one tile.
+        overlap: least number of pixels that neighbouring tiles share; 'auto' is a quarter of their side. Twice what the
+            network sees around a pixel makes the result independent of the tiles.
 
     Raises:
         UserError: tiles would not get ahead.
     """
-    if not 0 <= overlap < tile:
-        raise UserError(f"overlap={overlap} must be at least 0 and less than tile={tile}")
+    steps = []
+    for length, side in zip(image.shape[-2:], tile, strict=True):
+        shared = overlap if isinstance(overlap, int) else side // 4
+        if not 0 <= shared < side:
+            raise UserError(f"overlap={overlap} must be at least 0 and less than tile={side}")
+        steps.append(list(spans(length, side, shared)))
     mask = torch.empty(image.shape[-2:], dtype=torch.uint8)
-    for y, top, bottom in spans(image.shape[-2], tile, overlap):
-        for x, left, right in spans(image.shape[-1], tile, overlap):
-            part = label(image[None, :, y : y + tile, x : x + tile])[0]
+    for y, top, bottom in steps[0]:
+        for x, left, right in steps[1]:
+            part = label(image[:, y : y + tile[0], x : x + tile[1]])
             mask[top:bottom, left:right] = part[top - y : bottom - y, left - x : right - x]
     return mask
 
 
-def enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged(logits: Tensor, size: Size) -> Tensor:
     """The most probable class of each pixel, uint8 (h, w), of logits (K, H, W) brought to `size`.
 
     The same as bilinear interpolation and a maximum, but of a strip of rows at a time.

@@ -71,10 +71,10 @@ class Preprocess(nn.Module):
             scaled = F.center_crop(scaled, list(self.size)).contiguous()
         return scaled
 
-    def scale_to(self, image: Tensor) -> Tensor:
-        """One image uint8 (C, h, w) at the scale that `fit` gives it, but with nothing cropped."""
-        scaled: Tensor = F.resize(image, self._scaled_size(image.shape[-2:]), antialias=True)
-        return scaled
+    def factors(self, own: tuple[int, int]) -> tuple[float, float]:
+        """By how much `fit` scales height and width of an image of size `own`, before it crops."""
+        height, width = self._scaled_size(own)
+        return height / own[0], width / own[1]
 
     def fit_boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         """Boxes xyxy (n, 4) in an image of `size` (height, width) -> in what `fit` makes of it, not clipped to it."""
