@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lightbed.errors import UserError
 from lightbed.faults import one_line
+from lightbed.sweeps.code import Code
 from lightbed.sweeps.devices import Need, Slots
 from lightbed.sweeps.frozen import freeze, named
 from lightbed.sweeps.jobs import Job, Sweep
@@ -81,6 +82,7 @@ class Runner:
                     self.slots,
                     retries=self.retries,
                     trust=self.trust,
+                    code=Code.freeze(self.sweep.folder),
                     held=(held,),
                     changed=self.watch,
                 )
