@@ -1,4 +1,4 @@
-"""The code of a sweep is frozen: what may be edited is copied, and imported from the copies, whatever comes of the files."""
+"""The code of a sweep is frozen: what may be edited is copied, and jobs import the copies, whatever becomes of it."""
 
 import os
 import subprocess
