@@ -109,7 +109,7 @@ def _config_dir(words: list[str]) -> list[Path]:
 
 def run_hydra(command: str, words: list[str]) -> int:
     """Compose `command`'s config with `words` and run it, once or as a multirun; returns the exit code."""
-    from lightbed import faults, folders, preflight
+    from lightbed import folders
     from lightbed.sweeps import resume
     from lightbed.words import read
 
@@ -117,8 +117,17 @@ def run_hydra(command: str, words: list[str]) -> int:
     if line.runs and resume.named(line):
         from lightbed.sweeps.searching import words_again
 
-        again = words_again(line)
-        line = read(command, again) if again else line
+        if found := words_again(line):
+            again, place = found
+            with folders.working_in(place):
+                return _run(read(command, again))
+    return _run(line)
+
+
+def _run(line: "Line") -> int:
+    from lightbed import faults, folders, preflight
+    from lightbed.sweeps import resume
+
     folders.register(line.overrides, dry=not line.runs)
     failures: list[Failure] = []
     try:
@@ -136,10 +145,10 @@ def run_hydra(command: str, words: list[str]) -> int:
         if told is not None:
             raise told from error
         traceback.print_exc()
-        print(f"lightbed: {command} failed: {type(error).__name__}: {faults.one_line(error)}", file=sys.stderr)
+        print(f"lightbed: {line.command} failed: {type(error).__name__}: {faults.one_line(error)}", file=sys.stderr)
         return FAILED
     finally:
-        _summarise(command)
+        _summarise(line.command)
         folders.discard_empty()
     return max((_exit_code(failure.error) for failure in failures), key=lambda code: code == FAILED, default=OK)
 

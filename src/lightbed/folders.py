@@ -4,8 +4,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ _varying: list[str] = []
 _sweeping: list[str] = []
 _jobs: dict[str, Any] = {}
 _dry: list[bool] = [False]
+_typed: list[Path] = []  # where the command was typed, while it works elsewhere
 
 
 def register(overrides: Sequence[str], *, dry: bool = False) -> None:
@@ -210,7 +211,18 @@ def sweep_folder() -> Path | None:
     return Path(_sweeping[0]) if _sweeping else None
 
 
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in another folder, where relative paths are at home; nothing changes where that is gone."""
+    _typed.append(Path.cwd())
+    try:
+        with chdir(folder if folder.is_dir() else Path.cwd()):
+            yield
+    finally:
+        _typed.pop()
+
+
 def near(path: Path) -> Path:
-    """The path as short as it can be typed: relative where it is inside the working directory."""
-    full, here = path.expanduser().absolute(), Path.cwd()
+    """The path as short as it can be typed: relative where it is inside the folder that the command was typed in."""
+    full, here = path.expanduser().absolute(), _typed[0] if _typed else Path.cwd()
     return full.relative_to(here) if full.is_relative_to(here) else full

@@ -17,8 +17,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightbed import build
 from lightbed.cli import main
 from lightbed.errors import UserError
+from lightbed.runs.git import git_state
 from lightbed.runs.load import load_run
-from lightbed.runs.provenance import git_state, packages, versions
+from lightbed.runs.provenance import packages, versions
 from lightbed.runs.record import Record, point_latest
 from lightbed.sweeps.collect import read_run
 

@@ -206,6 +206,8 @@ def test_a_search_survives_its_own_death_and_that_of_a_worker(tmp_path: Path) ->
     found = trials(sweep)
     assert [trial.state.name for trial in found] == ["FAIL", *["COMPLETE"] * 5]
     assert len({tuple(trial.params.items()) for trial in found}) == 6
+    listed = json.loads((sweep / "sweep.json").read_text())["jobs"]
+    assert sorted(job["number"] for job in listed) == list(range(6)), "a trial that went on is one job"
     for trial in found[1:]:
         (folder,) = sweep.glob(f"trial={trial.number},*")
         with (folder / "metrics.csv").open() as file:

@@ -16,6 +16,7 @@ from lightbed.cli import main
 # a model that notes where it is made, and fails as it is told
 PROBE = """
 import os, pathlib, signal, sys, time
+import lightbed
 from lightbed.models.cnn import CNN
 
 class Net(CNN):
@@ -28,9 +29,12 @@ class Net(CNN):
         time.sleep(0.1)
         held.unlink()
         with (self.notes / "seen").open("a") as file:
+            import late  # read when this runs, not when the sweep begins
+
             main = pathlib.Path(sys.modules["__main__"].__file__).name
-            file.write(f"{device} {os.getpid()} {os.getsid(0)} {main}\\n")
-        for path in (pathlib.Path(__file__), self.notes / "conf" / "model" / "probe.yaml"):
+            file.write(f"{device} {os.getpid()} {os.getsid(0)} {main} {late.WORD} {lightbed.__file__}\\n")
+        here = pathlib.Path(__file__)
+        for path in (here, here.with_name("late.py"), self.notes / "conf" / "model" / "probe.yaml"):
             path.write_text("this is no longer what it was")
 
     def forward(self, images):
@@ -69,6 +73,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "probe.yaml").write_text(OPTION)
     (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "late.py").write_text("WORD = 'first'\n")
     yield ["-cd", "conf", "model=probe", f"model.notes={tmp_path}", *QUICK, "hydra.sweep.dir=many"]
     sys.modules.pop("probe", None)
 
@@ -99,8 +104,10 @@ def test_four_gpus_and_twelve_jobs_of_which_some_fail(
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
     assert len(seen) == 19
     assert {line[0] for line in seen} == set(gpus)
-    assert all(pid == session and main == "server.py" for _, pid, session, main in seen)
-    assert len({pid for _, pid, _, _ in seen}) == len(seen)
+    assert all(pid == session and main == "server.py" for _, pid, session, main, _, _ in seen)
+    assert len({line[1] for line in seen}) == len(seen)
+    frozen = tmp_path / "many" / "frozen"
+    assert {(word, home) for *_, word, home in seen} == {("first", f"{frozen / 'code_1' / 'lightbed' / '__init__.py'}")}
 
     raised, killed = tmp_path / "many" / "model.what=raise,seed=0", tmp_path / "many" / "model.what=kill,seed=0"
     log = (raised / "log.txt").read_text()
@@ -114,15 +121,27 @@ def test_four_gpus_and_twelve_jobs_of_which_some_fail(
 
     # what is left runs again, with code that was mended; it is not ours, so it must be trusted
     (tmp_path / "probe.py").write_text(PROBE.replace("if self.what ==", "if None =="))
+    (tmp_path / "late.py").write_text("WORD = 'second'\n")
     assert main(["train", "-m", "resume=many"]) == 2
     assert "model._target_=probe.Net is not trusted; trust=true" in capsys.readouterr().err
-    assert main(["train", "-m", "resume=many", "trust=true"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the code is found where the sweep began
+    assert main(["train", "-m", "resume=../many", "trust=true"]) == 0
     shown = capsys.readouterr().out
     assert "6 jobs, 4 at a time" in shown
     assert "12 runs" in shown
     assert all(job["status"] == "done" for job in jobs(tmp_path / "many").values())
-    assert len((tmp_path / "seen").read_text().splitlines()) == 19 + 6
-    assert main(["train", "-m", "resume=many"]) == 0
+    seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()][19:]
+    assert len(seen) == 6
+    assert {(word, home) for *_, word, home in seen} == {
+        ("second", f"{frozen / 'code_2' / 'lightbed' / '__init__.py'}")
+    }
+    assert "second" in (frozen / "code_2" / "own" / "late.py").read_text()
+    records = {name: json.loads((tmp_path / "many" / name / "run.json").read_text()) for name in statuses}
+    used = {name: [record, *record.get("resumed", [])][-1]["frozen_code"] for name, record in records.items()}
+    assert used == {name: "code_2" if what_of(name) in expected else "code_1" for name in statuses}
+    assert Path.cwd() == tmp_path / "elsewhere"
+    assert main(["train", "-m", "resume=../many"]) == 0
     assert "all 12 jobs are done" in capsys.readouterr().out
 
 
@@ -155,6 +174,10 @@ def test_the_whole_sweep_is_checked_before_the_first_job(
         (["hydra.sweeper.max_batch_size=1", "seed=0,1"], "hydra.sweeper.max_batch_size: say hydra.launcher.jobs=N"),
         (["hydra.sweep.dir=old", "hydra.sweep.subdir=a", "seed=0"], "old/a holds a run already: go on with resume="),
         (["resume=outputs"], "resume=outputs has no sweep.json"),
+        (
+            ["resume=basic"],
+            "resume=basic was run with hydra/launcher=basic, which keeps no list of its jobs: go on with",
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -163,6 +186,9 @@ def test_faults_are_told_before_anything_runs(
 ) -> None:
     (tmp_path / "old" / "a").mkdir(parents=True)
     (tmp_path / "old" / "a" / "run.json").write_text("{}")
+    (tmp_path / "basic").mkdir()
+    (tmp_path / "basic" / "multirun.yaml").touch()
+    (tmp_path / "old" / "a").rename(tmp_path / "basic" / "a") if words == ["resume=basic"] else None
     line = words if words[0].startswith("resume") else [*probe, "model.what=fine", *words]
     assert main(["train", "-m", *line]) == 2
     shown = capsys.readouterr()
@@ -179,7 +205,7 @@ def test_fail_fast_stops_the_others(probe: list[str], tmp_path: Path, capsys: py
     assert main(["train", "-m", *probe, *words]) == 1
     statuses = [job["status"] for job in jobs(tmp_path / "many").values()]
     assert statuses == ["failed", "waiting", "waiting"]
-    assert (tmp_path / "seen").read_text().split()[-1] == "order.py"
+    assert (tmp_path / "seen").read_text().split()[3:5] == ["order.py", "first"]
     assert "3 of 3 jobs did not end well" in capsys.readouterr().err
 
 
@@ -292,3 +318,23 @@ def test_a_job_is_the_run_that_it_would_be_alone_also_in_two_processes(tmp_path:
         assert found["seed=1"] == json.loads((tmp_path / name / "metrics.json").read_text())
         assert sorted(found) == ["seed=0", "seed=1"]
         assert not (tmp_path / "in").exists()
+
+
+@pytest.mark.slow
+def test_new_pythons_and_further_processes_run_the_code_of_the_start(probe: list[str], tmp_path: Path) -> None:
+    """Two jobs of two processes each, which edit the code and the config as soon as they have read them."""
+    ddp = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]
+    for start in ("fork", "fresh"):
+        shared = PROBE.replace("touch(exist_ok=False)", "touch()").replace("unlink()", "exists()")  # two at a time
+        (tmp_path / "probe.py").write_text(shared)
+        (tmp_path / "late.py").write_text("WORD = 'first'\n")
+        (tmp_path / "conf" / "model" / "probe.yaml").write_text(OPTION)
+        words = ["model.what=fine", "seed=0,1", *ddp, "hydra.launcher.jobs=1", f"hydra.launcher.start={start}"]
+        command = [sys.executable, "-P", "-m", "lightbed", "train", "-m", *probe, *words, f"hydra.sweep.dir={start}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
+        (tmp_path / "seen").unlink()
+        home = tmp_path / start / "frozen" / "code_1" / "lightbed" / "__init__.py"
+        assert [line[4:] for line in seen] == [["first", str(home)]] * 4
+        assert {line[3] for line in seen} == {"order.py"} | ({"server.py"} if start == "fork" else set())

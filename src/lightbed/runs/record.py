@@ -23,10 +23,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightbed.data.files import write_listing
 from lightbed.errors import Pruned, RunError, UserError
 from lightbed.runs.checkpoint import sync_folder
+from lightbed.runs.git import git_state
 from lightbed.runs.log import close_log, leave_out_no_news, open_log
 from lightbed.runs.peak import begin_peak, peak_memory
-from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
+from lightbed.runs.provenance import code_digest, hardware, packages, variables, versions
 from lightbed.runs.signals import Stop
+from lightbed.sweeps import imports
 
 
 class Record:
@@ -70,7 +72,7 @@ class Record:
             self.write_config(config)
             write_text(folder / "overrides.yaml", yaml.safe_dump(overrides, allow_unicode=True))
             write_text(folder / "packages.txt", "".join(f"{line}\n" for line in packages()))
-            git, diff = git_state()
+            git, diff = code_state()
             if diff:
                 (folder / "uncommitted.diff").write_bytes(diff)
         except (OSError, RunError) as error:
@@ -104,6 +106,8 @@ class Record:
         if hydra.mode == RunMode.MULTIRUN:
             more = {"parent": folder.parent.name, **more}
         choices = {group: choice for group, choice in hydra.runtime.choices.items() if not group.startswith("hydra/")}
+        if frozen := imports.used():
+            more = {**more, "frozen_code": frozen.folder.name}
         return cls(folder, command_line(), list(hydra.overrides.task), config, kind, choices=choices, **more)
 
     def write(self, **changes: Any) -> None:
@@ -223,6 +227,12 @@ def point_latest(folder: Path, outputs: Path) -> None:
         beside.replace(link)
     except OSError:
         beside.unlink(missing_ok=True)
+
+
+def code_state() -> tuple[dict[str, Any] | None, bytes]:
+    """See `git_state`; in a job of a sweep as it was when its code was frozen, for that is what the job runs."""
+    frozen = imports.used()
+    return git_state() if frozen is None else (frozen.content["git"], frozen.diff())
 
 
 def command_line() -> list[str]:

@@ -19,9 +19,10 @@ from lightbed.build import Config
 from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.load import load_weights, moved
-from lightbed.runs.provenance import hardware, versions
-from lightbed.runs.record import Record, command_line
+from lightbed.runs.provenance import code_digest, hardware, versions
+from lightbed.runs.record import Record, code_state, command_line, writing
 from lightbed.runs.trust import check_config
+from lightbed.sweeps import imports
 from lightbed.tasks.base import Task
 
 # What may be given beside resume=RUN: it changes no bits, the number of threads and of epochs apart
@@ -51,7 +52,7 @@ class Resumed(Record):
         self.writes = getattr(rank_zero_only, "rank", 0) == 0
         self.content = read_record(folder)
         earlier = self.content.get("resumed", [])
-        now = {"threads": config["threads"], "versions": versions(), "hardware": hardware()}
+        now = {"threads": config["threads"], "versions": versions(), "hardware": hardware(), **self._code(len(earlier))}
         then = {key: self.content.get(key) for key in now}
         for entry in earlier:
             then |= {key: entry[key] for key in now if key in entry}
@@ -65,6 +66,20 @@ class Resumed(Record):
             process={"host": platform.node(), "pid": os.getpid()},
             resumed=[*earlier, {"start": start, "command": command_line(), "step": step, **changed}],
         )
+
+    def _code(self, count: int) -> dict[str, Any]:
+        """The code that the run goes on with, as it did `count` times before; what is not committed is kept where it is new.
+
+        It is that of today, or of the day when the sweep went on that the run is a job of.
+        """
+        git, diff = code_state()
+        names = ["uncommitted.diff", *(f"uncommitted_{number}.diff" for number in range(1, count + 1))]
+        last = next((file for name in reversed(names) if (file := self.folder / name).is_file()), None)
+        if self.writes and diff != (last.read_bytes() if last else b""):
+            with writing(self.folder):
+                (self.folder / f"uncommitted_{count + 1}.diff").write_bytes(diff)
+        frozen = imports.used()
+        return {"git": git, "code": code_digest(), **({"frozen_code": frozen.folder.name} if frozen else {})}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -170,6 +185,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for key, name in (("isa", "instruction set"), ("gpus", "GPUs")):
         if key in old and new.get(key) != old[key]:
             found.append(f"{name} {new.get(key) or 'none'} (was {old[key] or 'none'})")
+    if then.get("code") not in (None, now.get("code")):
+        found.append("other code of Lightbed")
     if then.get("threads") not in (None, now["threads"]):
         found.append(f"threads {now['threads']} (was {then['threads']})")
     return found

@@ -61,6 +61,7 @@ class Sweep:
     def __init__(self, folder: Path, words: Sequence[str]) -> None:
         self.folder, self.words = folder, list(words)
         self.start = now()
+        self.place = Path.cwd()  # where relative paths of its command and configs begin
         self.jobs: list[Job] = []
 
     @classmethod
@@ -73,7 +74,7 @@ class Sweep:
         try:
             content = json.loads((folder / FILE).read_text(encoding="utf-8"))
             sweep = cls(folder, content["command"])
-            sweep.start = content["start"]
+            sweep.start, sweep.place = content["start"], Path(content.get("directory", "."))
             for told in content["jobs"]:
                 place, frozen = folder / told["folder"], folder / FROZEN / f"{told['id']}.json"
                 job = Job(told["id"], told["number"], told["overrides"], place, frozen, attempts=told["attempts"])
@@ -100,7 +101,7 @@ class Sweep:
     def write(self) -> None:
         """Write sweep.json in one piece."""
         jobs = [job.as_json() for job in self.jobs]
-        content = {"command": self.words, "start": self.start, "jobs": jobs}
+        content = {"command": self.words, "directory": str(self.place), "start": self.start, "jobs": jobs}
         write_json(self.folder / FILE, content)
 
     @contextmanager

@@ -1,7 +1,9 @@
 """The jobs of a sweep as they run: a live table on a terminal, else a line for each change."""
 
+import re
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lightbed.sweeps.collect import _history
-from lightbed.sweeps.jobs import Job, Sweep, read_json
+from lightbed.sweeps.jobs import OVER, Job, Sweep, read_json
 
 _STYLES = {"running": "cyan", "done": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
-_ORDER = ("running", "waiting", "failed", "killed", "interrupted", "done", "pruned")
+_ORDER = ("running", "failed", "killed", "interrupted", "done", "pruned", "waiting")
 _DRAWN = 1.0  # seconds between two drawings
 
 
@@ -58,6 +60,8 @@ class Watch:
                 print(self.line(job), flush=True)
         elif job is not None or now - self.drawn >= _DRAWN:
             self.drawn = now
+            if job is not None and job.status in ("failed", "killed"):  # stays above the table
+                self.console.print(Text(self.line(job)))
             self.live.update(self.table(), refresh=True)
 
     def line(self, job: Job) -> str:
@@ -82,26 +86,56 @@ class Watch:
         return [(name, f"{rows[-1][name]:.4f}")] if rows and name in rows[-1] else []
 
     def table(self) -> Group:
-        """All jobs with what they do, those that run first; as many as the terminal has lines for."""
+        """The jobs with what they do, those that run first, then what went wrong; as many as there are lines for.
+
+        What all must show - status, epoch, seconds - is never cut; names are shortened to what tells them apart.
+        """
         counts = Counter(job.status for job in self.sweep.jobs)
         told = ", ".join(f"{counts[status]} {status}" for status in _ORDER if counts[status])
-        drawn = Table(box=SIMPLE_HEAD, show_edge=False, title=told, title_justify="left", title_style="bold")
-        for name in ("job", "status", "epoch", "metric", "seconds"):
-            drawn.add_column(name, justify="left" if name in ("job", "status", "metric") else "right", no_wrap=True)
-        jobs = sorted(self.sweep.jobs, key=lambda job: (_ORDER.index(job.status), job.number))
+        # of those that are over, the last ones first
+        jobs = sorted(
+            self.sweep.jobs,
+            key=lambda job: (_ORDER.index(job.status), -job.number if job.status in OVER else job.number),
+        )
         room = max(self.console.height - 6, 3)
-        for job in jobs[:room]:
-            drawn.add_row(*self.cells(job))
+        monitors = set(self.monitors.values())
+        head = monitors.pop() if len(monitors) == 1 else "metric"
+        heads = ("job", "status", "epoch", head, "seconds")
+        rows = [self.cells(job, named=head == "metric") for job in jobs[:room]]
+        widths = self._widths([heads, *rows])
+        drawn = Table(box=SIMPLE_HEAD, show_edge=False, title=Text(told, no_wrap=True, overflow="ellipsis"))
+        drawn.title_justify, drawn.title_style = "left", "bold"
+        for name, width in zip(heads, widths, strict=True):
+            side: Any = "right" if name in ("epoch", "seconds") else "left"
+            drawn.add_column(name, justify=side, width=width, no_wrap=True, overflow="ellipsis")
+        for row, name in zip(rows, shortened([row[0] for row in rows], widths[0]), strict=True):
+            drawn.add_row(name, Text(row[1], style=_STYLES.get(row[1], "")), *map(Text, row[2:]))
         rest = [Text(f"... and {len(jobs) - room} more")] if len(jobs) > room else []
         return Group(drawn, *rest)
 
-    def cells(self, job: Job) -> list[Text]:
-        """A row of the table."""
+    def cells(self, job: Job, *, named: bool) -> tuple[str, ...]:
+        """A row of the table; `named`: with the metric's name, for the column has none."""
         rows = _history(job.folder / "metrics.csv") if job.status != "waiting" else []
         epoch = f"{int(rows[-1]['epoch']) + 1}/{self.epochs.get(job.id, '?')}" if rows else ""
-        metric = job.error or "  ".join(" ".join(pair) for pair in self.metric(job))
+        metric = job.error or "  ".join(" ".join(pair) if named else pair[1] for pair in self.metric(job))
         since = self.begun.get(job.id)
         taken = time.monotonic() - since if job.status == "running" and since else self.seconds.get(job.id)
-        seconds = "" if taken is None else f"{taken:.0f}"
-        status = Text(job.status, style=_STYLES.get(job.status, ""))
-        return [Text(job.name), status, Text(epoch), Text(metric), Text(seconds)]
+        return job.name, job.status, epoch, metric, "" if taken is None else f"{taken:.0f}"
+
+    def _widths(self, rows: Sequence[Sequence[str]]) -> list[int]:
+        """Columns that fit into the terminal: names and metrics share what the others leave."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        left = max(self.console.width - 3 * len(widths) - widths[1] - widths[2] - widths[4], 16)
+        widths[3] = min(widths[3], max(left - widths[0], left * 2 // 5))
+        widths[0] = min(widths[0], left - widths[3])
+        return widths
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names of jobs in so many places: without the groups of their keys, then without keys, then with a gap inside."""
+    for pattern in ("", r"[^=,]*\.(?=[^=,.]*=)", r"[^=,]*="):
+        found = [re.sub(f"(^|(?<=,)){pattern}", "", name) if pattern else name for name in names]
+        if all(len(name) <= width for name in found):
+            return found
+    head = (width - 1) // 2
+    return [f"{name[:head]}…{name[-(width - 1 - head) :]}" if len(name) > width else name for name in found]

@@ -84,7 +84,7 @@ class Actors:
         cores = need.cores * need.tasks if self.settings.cpus_per_job is None else self.settings.cpus_per_job
         kind: Any = self.ray.remote(num_cpus=cores, num_gpus=need.gpus, max_restarts=0)(Worker)
         own = ("PYTHONPATH", "LIGHTBED_CACHE", "OMP_NUM_THREADS")
-        variables = {**order.variables, **{name: os.environ[name] for name in own if name in os.environ}}
+        variables = {**{name: os.environ[name] for name in own if name in os.environ}, **order.variables}
         actor = kind.remote(variables, str(job.folder / "console.log"), str(Path.cwd()))
         name: str = actor._actor_id.hex()
         self.actors[name], self.asked[name] = actor, actor.look.remote()

@@ -96,7 +96,10 @@ class Queue:
             "signal_delay_s": _GRACE,
             "srun_args": ["--kill-on-bad-exit=1"],  # or the others wait for a process that is gone
             # decided before any process of the job is there, so that all see the same
-            "setup": [f"export {_AGAIN}=$(test -f {shlex.quote(str(job.folder / 'run.json'))} && echo 1)"],
+            "setup": [
+                *_exports(order),
+                f"export {_AGAIN}=$(test -f {shlex.quote(str(job.folder / 'run.json'))} && echo 1)",
+            ],
             "additional_parameters": {"requeue": True, **self.settings.options},
         }
         if need.gpus:
@@ -130,6 +133,11 @@ class Queue:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _exports(order: Order) -> list[str]:
+    """What has the job import the sweep's frozen code from its first line on, whatever variables sbatch keeps."""
+    return [f"export PYTHONPATH={shlex.quote(order.path)}"] if order.path else []
 
 
 def _ask(*command: str) -> str | None:

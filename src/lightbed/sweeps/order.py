@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightbed.sweeps import imports
+
 VARIABLE = "LIGHTBED_JOB"
 _DEATH = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -24,11 +26,13 @@ class Order(NamedTuple):
     words: list[str]  # the sweep's command line, for the run's record
     goes_on: bool = False  # from its last checkpoint
     trust: bool = True  # what the file names was composed just now, or is trusted
+    code: str = ""  # folder of the sweep's frozen code
+    path: str = ""  # PYTHONPATH for that
 
     @property
     def variables(self) -> dict[str, str]:
         """What tells a process of it."""
-        return {VARIABLE: json.dumps(self._asdict())}
+        return {VARIABLE: json.dumps(self._asdict()), **({"PYTHONPATH": self.path} if self.path else {})}
 
 
 def main() -> int:
@@ -36,6 +40,7 @@ def main() -> int:
     order = Order(**json.loads(os.environ[VARIABLE]))
     if os.environ.get("LOCAL_RANK", "0") != "0":
         die_with_parent(signal.SIGTERM)
+    imports.use(order.code)
     content = json.loads(Path(order.frozen).read_text(encoding="utf-8"))
     sys.argv = ["lightbed", *order.words]
     log, run = Path(content["folder"], "log.txt"), Path(content["folder"], "run.json")
@@ -94,3 +99,5 @@ def die_with_parent(number: int) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+elif __name__ == "__mp_main__":  # a reading process that a job starts as a new Python
+    imports.use(Order(**json.loads(os.environ[VARIABLE])).code)

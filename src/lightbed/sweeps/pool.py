@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import select
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightbed.errors import RunError
+from lightbed.sweeps.code import Code
 from lightbed.sweeps.devices import Lease, Need, Slots
 from lightbed.sweeps.jobs import OVER, Job, Sweep, found_status, now, read_json, set_aside
 from lightbed.sweeps.order import Order
@@ -31,6 +33,7 @@ class Pool:
         retries: how often a job that failed or was killed is tried again; one whose configuration or data is wrong
             never.
         trust: whether the jobs may name any class.
+        code: what the jobs run, frozen; None: what is there when each starts.
         held: descriptors that each job keeps open.
         changed: called with each job whose status changed, and with None from time to time.
     """
@@ -43,11 +46,12 @@ class Pool:
         fresh: bool = False,
         retries: int = 0,
         trust: bool = True,
+        code: Code | None = None,
         held: tuple[int, ...] = (),
         changed: Callable[[Job | None], None] = lambda _: None,
     ) -> None:
         self.sweep, self.slots, self.retries, self.trust = sweep, slots, retries, trust
-        self.held, self.changed = held, changed
+        self.code, self.held, self.changed = code, held, changed
         self.waiting: deque[tuple[Job, Need]] = deque()
         self.running: dict[int, tuple[Job, Lease, float]] = {}
         self.stopping = False
@@ -58,8 +62,10 @@ class Pool:
         self.line, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-P", "-m", "lightbed.sweeps.server", str(theirs.fileno())]
+            command += [str(code.folder) if code else "", *(["fresh"] if fresh else [])]
             self.server = subprocess.Popen(
-                [*command, *(["fresh"] if fresh else [])],
+                command,
+                env={**os.environ, **(code.variables if code else {})},
                 pass_fds=[theirs.fileno(), *held],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -85,6 +91,10 @@ class Pool:
 
     def check(self, jobs: Iterable[Job]) -> dict[str, str]:
         """What is wrong with frozen jobs, by id, as far as their data need not be read for it."""
+        jobs = list(jobs)
+        if self.code is not None:
+            for job in jobs:
+                self.code.add(read_json(job.frozen)["config"])
         self._say(do="check", files=[str(job.frozen) for job in jobs], trust=self.trust)
         while True:
             for message in list(self.answers):
@@ -148,7 +158,10 @@ class Pool:
         if before in ("failed", "pruned"):
             set_aside(job.folder)
         job.folder.mkdir(parents=True, exist_ok=True)
-        return Order(str(job.frozen), self.sweep.words, before in ("interrupted", "killed"), self.trust)
+        order = Order(str(job.frozen), self.sweep.words, before in ("interrupted", "killed"), self.trust)
+        if self.code is None:
+            return order
+        return order._replace(code=str(self.code.folder), path=self.code.variables.get("PYTHONPATH", ""))
 
     def _begin(self, job: Job, lease: Lease) -> None:
         order = self._prepare(job)

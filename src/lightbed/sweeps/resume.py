@@ -41,8 +41,7 @@ def go_on(line: "Line", place: str) -> None:
 
     folder = Path(place).expanduser()
     if not (folder / FILE).is_file():
-        what = "is a single run: leave out -m" if (folder / "run.json").is_file() else f"has no {FILE}"
-        raise UserError(f"resume={place} {what}; with -m give the folder of a multirun")
+        raise UserError(f"resume={place} {_why_not(folder)}")
     for word in line.overrides:
         key = word.partition("=")[0].lstrip("+~")
         if key not in _TAKEN and not f"{key}=".startswith(_LAUNCHER):
@@ -63,10 +62,25 @@ def go_on(line: "Line", place: str) -> None:
     if not hasattr(launcher, "settings"):
         raise UserError("hydra/launcher=basic does not resume a sweep: use hydra/launcher=local")
     settings = launcher.settings
-    with Runner(sweep, settings, own.retries, fail_fast=own.fail_fast, trust=bool(config.trust)) as runner:
+    with (
+        folders.working_in(sweep.place),
+        Runner(sweep, settings, own.retries, fail_fast=own.fail_fast, trust=bool(config.trust)) as runner,
+    ):
         for job in left:
             runner.know(job, read_json(job.frozen)["config"])
             job.status = "waiting"
         runner.check(left)
         runner.run(left)
     summarise(sweep, left)
+
+
+def _why_not(folder: Path) -> str:
+    """Why a folder is none of a sweep that can go on."""
+    if (folder / "run.json").is_file():
+        return "is a single run: leave out -m"
+    if (folder / "multirun.yaml").is_file() and any(folder.glob("*/run.json")):
+        return (
+            "was run with hydra/launcher=basic, which keeps no list of its jobs: go on with one by "
+            "`lightbed train resume=JOB`, its folder; sweeps of other launchers can be resumed as a whole"
+        )
+    return f"has no {FILE}; with -m give the folder of a multirun"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lightbed.errors import UserError
 from lightbed.faults import one_line
+from lightbed.sweeps.code import Code
 from lightbed.sweeps.devices import Need, Slots
 from lightbed.sweeps.frozen import freeze, named
-from lightbed.sweeps.jobs import Job, Sweep
+from lightbed.sweeps.jobs import Job, Sweep, read_json
 from lightbed.sweeps.live import Watch
 from lightbed.sweeps.pool import Pool, stops
 
@@ -81,6 +82,7 @@ class Runner:
                     self.slots,
                     retries=self.retries,
                     trust=self.trust,
+                    code=Code.freeze(self.sweep.folder),
                     held=(held,),
                     changed=self.watch,
                 )
@@ -204,7 +206,7 @@ class Runner:
         """A new job; None where its configuration is wrong, which is told."""
         job = None
         try:
-            job = self.freeze(overrides, number)
+            job = self._known(overrides, number) or self.freeze(overrides, number)
             self.check([job])
         except UserError as error:
             print(f"lightbed: {one_line(error)}", file=sys.stderr)
@@ -213,6 +215,14 @@ class Runner:
                 self.sweep.write()
             return None
         return job
+
+    def _known(self, overrides: Sequence[str], number: int) -> Job | None:
+        """The job that the sweep has already under this number: a trial that was interrupted and goes on."""
+        for job in self.sweep.jobs:
+            if (job.number, job.overrides) == (number, list(overrides)) and (frozen := read_json(job.frozen)):
+                self.know(job, frozen["config"])
+                return job
+        return None
 
     def _room(self, last: Job | None) -> bool:
         if self.pool.waiting:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightbed import folders
 from lightbed.errors import RunError
 from lightbed.sweeps.best import write_best
+from lightbed.sweeps.jobs import FILE, Sweep
 from lightbed.sweeps.search import STUDY, Search, command_of, import_optuna
 from lightbed.sweeps.space import Space
 
@@ -71,8 +72,11 @@ def run(study: Search, launcher: Any) -> list[int]:
     return failed
 
 
-def words_again(line: "Line") -> list[str] | None:
-    """The words that go on with the search that `resume=SWEEP` names, if it is one: its own, then those beside."""
+def words_again(line: "Line") -> tuple[list[str], Path] | None:
+    """What goes on with the search that `resume=SWEEP` names, if it is one: its words, then those beside; and where.
+
+    The folder is the one that the search was begun in, for its words may have relative paths.
+    """
     from lightbed.sweeps.resume import named
 
     place = named(line)
@@ -80,4 +84,5 @@ def words_again(line: "Line") -> list[str] | None:
     if folder is None or not (folder / STUDY).is_file():
         return None
     beside = [word for word in line.overrides if not word.startswith("resume=")]
-    return [*command_of(folder), *beside, f"hydra.sweep.dir='{folder}'"]
+    began = Sweep.read(folder).place if (folder / FILE).is_file() else Path.cwd()
+    return [*command_of(folder), *beside, f"hydra.sweep.dir='{folder}'"], began

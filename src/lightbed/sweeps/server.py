@@ -2,7 +2,8 @@
 
 Forking is safe while this process has no threads of Python's, has computed nothing in parallel and has touched no GPU:
 it only imports, forks and waits. Where what it was told to import breaks that, jobs start in new Pythons instead. Jobs
-come from the code as it was read here: editing it changes nothing for those that are still to come.
+come from the code as it was read here, and read the rest from the sweep's copies (see `code`): editing it changes
+nothing for those that are still to come.
 
 It speaks with the launcher in lines of JSON over a socket; what a job holds open comes with the line that starts it.
 When the launcher is gone, it ends its jobs, and then itself.
@@ -29,7 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lightbed.sweeps import order
+from lightbed.sweeps import imports, order
 
 _MODULE = "lightbed.sweeps.order"
 _GRACE = 60.0  # seconds that jobs have to end when the launcher is gone
@@ -48,10 +49,11 @@ class Server:
     Args:
         line: the socket to the launcher.
         fresh: start each job in a new Python.
+        code: folder of the sweep's frozen code, if there is one.
     """
 
-    def __init__(self, line: socket.socket, *, fresh: bool) -> None:
-        self.line, self.fresh = line, fresh
+    def __init__(self, line: socket.socket, *, fresh: bool, code: str = "") -> None:
+        self.line, self.fresh, self.code = line, fresh, code
         self.pids: dict[int, int] = {}  # process of each job's number
         self.text = b""
         self.descriptors: list[int] = []
@@ -96,6 +98,7 @@ class Server:
         """Import what the frozen jobs name, and look whether it takes what they say."""
         from lightbed.sweeps.check import check
 
+        imports.use(self.code)
         try:
             told = check([Path(file) for file in files], trust=trust)
         except Exception:  # a fault of ours, or of what was imported, which the job will tell in its own log
@@ -194,12 +197,12 @@ def _modules(package: Any) -> Iterator[str]:
 
 
 def main() -> int:
-    """Serve the socket whose number is the first argument."""
+    """Serve the socket whose number is the first argument; the second is the folder of frozen code."""
     os.setsid()  # Ctrl-C is for the launcher, which says how the jobs are to end
     order.die_with_parent(signal.SIGTERM)
     line, fresh = socket.socket(fileno=int(sys.argv[1])), "fresh" in sys.argv
     warm()
-    server = Server(line, fresh=fresh)
+    server = Server(line, fresh=fresh, code=sys.argv[2])
     order.die_with_parent(0)  # from here on the socket tells
     server._say(did="warm")
     try:
