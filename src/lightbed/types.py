@@ -47,3 +47,12 @@ class Step(NamedTuple):
     losses: dict[str, Tensor]
     predictions: Any  # detached; the form that the task's metrics take; None where there are losses alone
     targets: Any
+    weight: Tensor | None = None  # sum of the weights that the losses are means by; None: as many as there are images
+
+
+class Share(NamedTuple):
+    """What one of several processes has of a training step."""
+
+    images: int  # that count; 0: it reads one only to take the step with the others
+    gradient: Tensor | float  # to multiply the loss by, so that the mean over processes is the loss of all images
+    logged: Tensor | float  # to multiply logged losses by, whose mean goes by numbers of images

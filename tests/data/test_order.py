@@ -58,19 +58,19 @@ def test_goes_on_in_the_middle_of_an_epoch(count, size, epoch, batch):
     assert {keys.epoch for keys in rest} == {epoch}
 
 
-@given(counts, sizes, worlds)
-def test_processes_share_the_batches_of_one(count, size, world):
+@given(counts, sizes, worlds, st.booleans())
+def test_processes_share_the_batches_of_one(count, size, world, drop_last):
     """Batch k of all processes together is batch k of one process with that many times the batch size."""
-    one = list(order(count, size * world))
-    shares = [list(order(count, size, rank=rank, world=world)) for rank in range(world)]
+    one = list(order(count, size * world, drop_last=drop_last))
+    orders = [order(count, size, rank=rank, world=world, drop_last=drop_last) for rank in range(world)]
+    shares = [list(each) for each in orders]
     assert {len(share) for share in shares} == {len(one)}
-    for batch, parts in zip(one, zip(*shares, strict=True), strict=True):
-        lengths = {len(part.indices) for part in parts}
-        assert len(lengths) == 1
-        union = [i for part in parts for i in part.indices.tolist()]
-        extra = len(union) - len(batch.indices)
-        assert set(batch.indices.tolist()) <= set(union)
-        assert 0 <= extra < world  # the last batch is filled up
+    for k, (batch, parts) in enumerate(zip(one, zip(*shares, strict=True), strict=True)):
+        told = [each.shares(k) for each in orders]
+        assert {all_ for _, all_ in told} == {len(batch.indices)}
+        assert all(len(part.indices) == max(mine, 1) for part, (mine, _) in zip(parts, told, strict=True))
+        counted = [i for part, (mine, _) in zip(parts, told, strict=True) for i in part.indices.tolist()[:mine]]
+        assert sorted(counted) == sorted(batch.indices.tolist())
 
 
 @given(counts, sizes, worlds)

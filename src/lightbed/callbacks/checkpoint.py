@@ -211,6 +211,8 @@ class Checkpoints(Checkpoint):
             known = sorted(name for name in trainer.callback_metrics if "/" in name)
             raise UserError(f"task.monitor={self.monitor} is not logged; there is {', '.join(known)}")
         value = float(trainer.callback_metrics[self.monitor])
+        if trainer.world_size > 1:  # a metric of one's own may not be the same everywhere, but all write or none
+            value = trainer.strategy.broadcast(value)
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better and value == value:  # NaN is never the best
             self.best, self.best_epoch = value, trainer.current_epoch

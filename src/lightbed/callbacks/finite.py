@@ -13,6 +13,7 @@ from torch import Tensor
 from lightbed.errors import RunError, one_of
 from lightbed.runs.log import say
 from lightbed.runs.record import writing
+from lightbed.tasks.sharding import whole
 
 _MOST = 10  # batches left out one after another
 
@@ -85,8 +86,9 @@ class Finite(Callback):
         wrong = {name: number for name, number in losses.items() if not math.isfinite(number)} or losses
         told_losses = ", ".join(f"{name} is {number:g}" for name, number in wrong.items())
         path, first = Path(trainer.default_root_dir) / "not_finite.pt", not self.saved
+        state = whole(task.state_dict()) if first else {}
         if first and mine:
-            self._save(path, trainer, task, batch, losses)
+            self._save(path, trainer, state, batch, losses)
         self.saved = True
         self.in_a_row += 1
         if not self.skips or self.in_a_row >= _MOST:
@@ -108,7 +110,7 @@ class Finite(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.in_a_row, self.saved = state_dict["in_a_row"], state_dict["saved"]
 
-    def _save(self, path: Path, trainer: Trainer, task: LightningModule, batch: Any, losses: dict[str, float]) -> None:
+    def _save(self, path: Path, trainer: Trainer, state: dict[str, Any], batch: Any, losses: dict[str, float]) -> None:
         images, target = batch
         content = {
             "epoch": trainer.current_epoch,
@@ -116,7 +118,7 @@ class Finite(Callback):
             "losses": losses,
             "images": images,
             "target": target,
-            "state_dict": task.state_dict(),
+            "state_dict": state,
         }
         with writing(path):
             torch.save(content, path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightbed.errors import UserError
 from lightbed.runs.log import say, show
+from lightbed.tasks.sharding import is_sharded
 
 _WIDE = 30  # characters of a name; longer ones lose their middle
 
@@ -31,9 +32,11 @@ class Layers(Callback):
         self.max_depth = max_depth
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if self.max_depth and trainer.is_global_zero:
-            show(layer_table(pl_module, self.max_depth))
-            say(size_line(pl_module.model))
+        if self.max_depth and (trainer.is_global_zero or is_sharded(pl_module.model)):
+            table = layer_table(pl_module, self.max_depth)
+            if trainer.is_global_zero:
+                show(table)
+                say(size_line(pl_module.model))
 
 
 def layer_table(task: LightningModule, max_depth: int) -> Table:

@@ -25,6 +25,7 @@ from lightbed.metrics.detection import DetectionScores
 from lightbed.metrics.localization import LocalizationScores
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
+from lightbed.tasks.sharding import is_sharded
 from lightbed.types import STAGES, Prediction, Target
 
 if TYPE_CHECKING:
@@ -78,20 +79,23 @@ class Pictures(Callback):
         # all processes take part: metrics are gathered from them
         found = [drawn for metric in stage_metrics(task, stage) for drawn in metric_pictures(metric)]
         reader = getattr(loader, "dataset", None)
-        if not trainer.is_global_zero or not isinstance(reader, KeyedReader):
+        first = trainer.is_global_zero
+        if not isinstance(reader, KeyedReader) or not (first or is_sharded(task.model)):
             return
         name, split, images = run_name(Path(trainer.default_root_dir)), reader.split or stage, len(reader)
         text = f"{split} split, {images:,} images"
         score = trainer.callback_metrics.get(f"{stage}/{task.monitor.partition('/')[2]}")
         if score is not None:
             text += f", {task.monitor.partition('/')[2].replace('_', ' ')} {float(score):.4f}"
-        for file, figure in found:
+        for file, figure in found if first else []:
             _write(trainer, file, figure(task.classes, name, text))
         positions = self.positions(images, split, task.pictured_at_once)
         least = float(getattr(task, "threshold", 0.0)) if self.threshold is None else self.threshold
         seen = [
             (image, confident(found, least), target) for image, found, target in predictions(task, reader, positions)
         ]
+        if not first:
+            return
         drawn = [panels.draw(*each, task.classes, task.colours) for each in seen]
         if drawn:
             right = sum(panel.color == RIGHT for panel in drawn)

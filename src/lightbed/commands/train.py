@@ -23,12 +23,13 @@ from lightbed.callbacks.epoch_start import EpochStart
 from lightbed.callbacks.finite import Finite
 from lightbed.callbacks.progress import Progress
 from lightbed.callbacks.pruning import Pruning
+from lightbed.callbacks.together import Together
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import Pruned, UserError, nearest, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
-from lightbed.runs import kernels, memory, transfer
+from lightbed.runs import kernels, memory, sharded, transfer
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.differences import changed_files, known_files
@@ -138,13 +139,13 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     epochs = trainer.max_epochs
     if epochs:
         skip_empty_hooks(trainer, task)
-        with memory.told(trainer, data), kernels.named(), kernels.warned():
+        with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    with memory.told(trainer, data), kernels.named(), kernels.warned():
+    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
         metrics = evaluate(config, trainer, task, data)
     final = write_metrics(folder, metrics, tested_epoch(trainer), write=record.writes)
     if record.writes:
@@ -208,11 +209,11 @@ def check_devices(settings: build.Config) -> None:
         value = settings.get(key)
         if isinstance(value, str) and value not in names:
             raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
-    strategy, accelerator = str(settings.get("strategy")), settings.get("accelerator")
-    if strategy.startswith("fsdp") and accelerator not in ("gpu", "cuda"):
-        raise UserError(
-            f"trainer.strategy={strategy} needs GPUs, and trainer.accelerator=gpu to say so; here it is {accelerator}"
-        )
+    strategy = str(settings.get("strategy"))
+    if strategy.startswith(("fsdp_", "model_parallel", "deepspeed")):
+        raise UserError(f"trainer.strategy={strategy} does not leave checkpoints in one file: use fsdp or ddp")
+    if settings.get("sync_batchnorm") and settings.get("accelerator") == "cpu":
+        raise UserError("trainer.sync_batchnorm=true is for GPUs: torch has no such batch norm on a CPU")
 
 
 def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:
@@ -220,8 +221,9 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
     check_devices(config["trainer"])
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
-    settings = dict(config["trainer"])
-    callbacks: list[Callback] = [StepSeed(config["seed"]), Finite(settings.pop("nan", "stop")), memory.Place()]
+    settings = {**config["trainer"], "strategy": sharded.make_strategy(config["trainer"].get("strategy"))}
+    callbacks: list[Callback] = [Together(config, record.content), StepSeed(config["seed"])]
+    callbacks += [Finite(settings.pop("nan", "stop")), memory.Place()]
     out_of_memory = one_of(settings.pop("batch_size_on_oom", "stop"), ("stop", "halve"), "trainer.batch_size_on_oom")
     for name, part in config["callbacks"].items():
         if part is not None:

@@ -212,6 +212,10 @@ class DataModule(L.LightningDataModule):
         """Batches an epoch and device, as the trainer limits them."""
         return self._train_order().steps()
 
+    def shares(self, batch: int) -> tuple[int, int]:
+        """Images of a training batch that are this process's and count, and those of all processes."""
+        return self._train_order().shares(batch)
+
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         return self.eval_loader("val") if "val" in self.splits else []
 
@@ -222,10 +226,18 @@ class DataModule(L.LightningDataModule):
         """All samples of a split in order, without training's transform; of several processes each has its share.
 
         With `whole` each has all.
+
+        Raises:
+            UserError: there are more processes than samples.
         """
         source = self._source(split)
         trainer = None if whole else self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if len(source) < world:  # Lightning would have one of them wait for the others for ever
+            raise UserError(
+                f"the {split} split has {len(source)} image{'s' * (len(source) > 1)} for {world} processes, and each "
+                f"needs one: use fewer devices, or give it more images, e.g. by data.{split}_fraction"
+            )
         reader = KeyedReader(source, self.seed, None, self.collate, split, skip=self.broken == "skip")
         return self._loader(reader, EvalOrder(len(source), self.eval_batch_size, rank, world))
 

@@ -25,8 +25,8 @@ class TrainOrder(Sampler[Keys]):
 
     Position and epoch are asked from the trainer when iteration starts, so there is nothing to save: a run resumed in
     the middle of an epoch goes on with its next batch. On `world` processes batch k is dealt out sample by sample,
-    so the union over processes is the batch of one process; where drop_last is off, the last batch is filled up
-    from the epoch's beginning, for all processes must take the same number of steps.
+    so the union over processes is the batch of one process. A process for which the last batch has no sample reads
+    one from the epoch's beginning, for all must take the same number of steps; `shares` says that it does not count.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, *, drop_last: bool, trainer: "Trainer | None") -> None:
@@ -49,11 +49,16 @@ class TrainOrder(Sampler[Keys]):
         done = progress.processed if progress is not None else 0
         epoch, start = divmod(done, self.steps())
         order = permutation(self.count, self.seed, "order", epoch)
-        if self.world > 1 and not self.drop_last:
-            order = order[torch.arange(self.count + -self.count % self.world) % self.count]
         whole = self.batch_size * self.world
         for batch in range(start, len(self)):
-            yield Keys(epoch, order[batch * whole + self.rank : (batch + 1) * whole : self.world])
+            mine = order[batch * whole + self.rank : (batch + 1) * whole : self.world]
+            yield Keys(epoch, mine if len(mine) else order[self.rank % self.count][None])
+
+    def shares(self, batch: int) -> tuple[int, int]:
+        """How many samples of the epoch's batch `batch` are this process's, and how many all processes have."""
+        whole = self.batch_size * self.world
+        left = min(self.count - batch * whole, whole)
+        return len(range(self.rank, left, self.world)), left
 
 
 class EvalOrder(Sampler[Keys]):

@@ -58,6 +58,13 @@ def _surprise(logits: Tensor, truth: Tensor) -> Tensor:
     return F.nll_loss(rows, truth.flatten(), **options)  # type: ignore[arg-type]
 
 
+def total_weight(truth: Tensor, weights: Tensor | None = None) -> Tensor:
+    """What cross entropy and focal loss divide by, 0-d: pixels that are not void, by the weight of their class."""
+    if weights is None:
+        return (truth != VOID).sum()
+    return torch.where(truth != VOID, weights[torch.where(truth != VOID, truth, 0)], 0.0).sum()
+
+
 def _mean(losses: Tensor, truth: Tensor, weights: Tensor | None) -> Tensor:
     labels = truth.flatten()
     valid = labels != VOID

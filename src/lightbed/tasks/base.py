@@ -14,9 +14,10 @@ from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
 from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler, spelled
+from lightbed.tasks.sharding import shard
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
-from lightbed.types import STAGES, Prediction, Step
+from lightbed.types import STAGES, Prediction, Share, Step
 
 
 class Task(L.LightningModule):
@@ -86,6 +87,7 @@ class Task(L.LightningModule):
         self.parts: dict[str, list[str]] = {}
         self.validated = False
         self.check_loss: Callable[[Tensor, Mapping[str, Tensor], Any], bool] | None = None  # see `callbacks.finite`
+        self.share: Callable[[Step, int], Share] | None = None  # see `callbacks.together`
 
     # -- what a subclass says ------------------------------------------------------------------------------------------
 
@@ -112,6 +114,13 @@ class Task(L.LightningModule):
     def forward(self, images: Any) -> Any:
         """The network's raw output."""
         return self.model(images)
+
+    def configure_model(self) -> None:
+        """Share the network out where the strategy has processes for it; Lightning calls this before each stage."""
+        if self._device_mesh is not None:
+            if self.channels_last:
+                raise UserError("trainer.strategy=fsdp does not go with task.channels_last=true: use trainer=ddp")
+            shard(self.model, self._device_mesh["data_parallel"])
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -156,8 +165,8 @@ class Task(L.LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:  # noqa: ARG002
-        return self._record(batch, "train")
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return self._record(batch, "train", batch_idx)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self._record(batch, "val")
@@ -165,14 +174,20 @@ class Task(L.LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self._record(batch, "test")
 
-    def _record(self, batch: Any, stage: str) -> Tensor | None:
+    def _record(self, batch: Any, stage: str, batch_idx: int = 0) -> Tensor | None:
         step = self.step(batch, stage)
         losses = list(step.losses.values())
         total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         parts = {f"loss_{name}": value.detach() for name, value in step.losses.items()} if len(losses) > 1 else {}
         if stage == "train" and self.check_loss is not None and not self.check_loss(total, parts, batch):
             return None  # Lightning then leaves the step out
-        getattr(self, f"{stage}_losses").update({"loss": total.detach(), **parts}, len(batch[0]))
+        logged = {"loss": total.detach(), **parts}
+        if stage == "train" and self.share is not None:
+            share = self.share(step, batch_idx)
+            logged, total = {name: value * share.logged for name, value in logged.items()}, total * share.gradient
+            if not share.images:
+                return total
+        getattr(self, f"{stage}_losses").update(logged, len(batch[0]))
         if step.predictions is None:
             return total
         self.metric(stage).update(step.predictions, step.targets)

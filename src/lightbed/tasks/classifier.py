@@ -97,7 +97,8 @@ class Classifier(Task):
         if stage == "test" or (stage == "val" and self.final):
             truth = labels > 0.5 if self.kind == "multilabel" else F.one_hot(labels, self.num_classes).bool()
             self.curve.update(self.scores(predictions), truth)
-        return Step(losses, predictions, labels)
+        weights = self.class_weights if self.kind == "multiclass" else None
+        return Step(losses, predictions, labels, None if weights is None else weights[labels].sum())
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean loss over the batch of logits (N, K) or (N, 1) and labels int64 (N,), multi-label float (N, K).

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchvision.transforms.v2 import functional as F
 
 from lightbed.errors import UserError, nearest
-from lightbed.losses.pixels import LOSSES
+from lightbed.losses.pixels import LOSSES, total_weight
 from lightbed.metrics.segmentation import SegmentationScores
 from lightbed.tasks.base import Task
 from lightbed.tasks.tiling import Plan, Size, enlarged, tiled
@@ -80,7 +80,7 @@ class Segmenter(Task):
     def make_metric(self, stage: str) -> Metric:
         return SegmentationScores(self.num_classes, self.classes if stage == "test" else None)
 
-    def step(self, batch: Any, stage: str) -> Step:  # noqa: ARG002 - the same in every stage
+    def step(self, batch: Any, stage: str) -> Step:
         images, target = batch
         truth = self._masks(target)
         output = self.model(images)
@@ -88,7 +88,8 @@ class Segmenter(Task):
         losses = self.loss(logits, truth)
         if isinstance(output, Mapping) and "aux" in output and self.training:
             losses["aux"] = self.aux_weight * torch.stack(list(self.loss(output["aux"], truth).values())).sum()
-        return Step(losses, logits.detach(), truth)
+        divided = stage == "train" and self.share is not None and "dice" not in self.losses  # Dice is no mean
+        return Step(losses, logits.detach(), truth, total_weight(truth, self.class_weights) if divided else None)
 
     def _masks(self, target: Any) -> Tensor:
         """Masks int64 (N, H, W) of a target dict or of a plain tensor; uint8 until here, an eighth of the memory."""
