@@ -18,7 +18,10 @@ from lightbed.draw.panels import draw
 from lightbed.errors import UserError
 from lightbed.losses.style import apart, gram, roughness
 from lightbed.models.cnn import CNN
+from lightbed.models.dnn import DNN
+from lightbed.models.single_convolution import SingleConvolution
 from lightbed.models.style import StyleImage
+from lightbed.models.zoo import classifier
 from lightbed.tasks.neural_style import NeuralStyle
 from lightbed.transforms.preprocess import Preprocess
 
@@ -130,6 +133,22 @@ def test_pairs_are_embedded_or_files(tmp_path: Path) -> None:
     assert own.splits["train"][0][0][0].unique().tolist() == [200]
     assert torch.equal(own.splits["train"][0][1]["style"], target["style"])
     assert own.contents().summary()["files"] == 1
+
+
+def test_parts_are_found_where_none_are_named() -> None:
+    with torch.device("meta"):
+        vgg = StyleImage(classifier("vgg19", 1), None, None, 3, (64, 64))
+    assert [*vgg.style] == [f"features.{i}" for i in (0, 5, 10, 19, 28)], "conv1_1 to conv5_1 of the paper"
+    assert [*vgg.content] == ["features.21"], "conv4_2"
+    small = StyleImage(CNN(1, 2, [4, 4]), None, None, 1, (8, 12))
+    assert ([*small.style], [*small.content]) == (["features.0", "features.7"], ["features.3"])
+    one = StyleImage(SingleConvolution(3, 2), None, None, 3, (8, 8))
+    assert [*one.style] == [*one.content] == ["conv"]
+    assert StyleImage(CNN(1, 2, [4, 4]), None, {"features.2": 1.0}, 1, (8, 8)).content == {"features.2": 1.0}
+    with pytest.raises(UserError, match="there is nothing to match"):
+        StyleImage(DNN(12, 2, [4]), None, None, 3, (2, 2))
+    with pytest.raises(UserError, match=r"model\.content\.head\.3: this part of the network gives no features"):
+        StyleImage(CNN(1, 2, [4]), {"features.2": 1.0}, {"head.3": 1.0}, 1, (8, 8))(torch.zeros(1, 1, 8, 8))
 
 
 def test_the_network_stays_in_evaluation() -> None:
