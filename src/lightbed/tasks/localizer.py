@@ -133,7 +133,9 @@ def two_headed(model: nn.Module, num_classes: int, preprocess: Preprocess | None
             output = model.eval()(torch.zeros(1, *shape))
     except (RuntimeError, ValueError) as error:
         size, reason = "x".join(map(str, shape)), first_sentence(error)
-        raise UserError(f"the model cannot take images of {size} ({reason}): set data.image_size, data.channels") from error
+        raise UserError(
+            f"the model cannot take images of {size} ({reason}): set data.image_size, data.channels"
+        ) from error
     model.train(training)
     return model if isinstance(output, tuple) and len(output) == 2 else TwoHeads(model, num_classes, shape, hidden)
 
