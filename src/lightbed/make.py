@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -125,8 +126,11 @@ def _call(
         raise UserError(told)
     try:
         return partial(target, *positional, **keywords) if partial_ else target(*positional, **keywords)
-    except UserError:
-        raise
+    except UserError as error:
+        if not where.startswith("model."):
+            raise
+        # a network inside another one names its options as if it were the model
+        raise UserError(re.sub(r"\bmodel\.(?=[a-z])", f"{where}.", str(error))) from error
     except Exception as error:
         raise UserError(told or f"{where}: {name} cannot be made: {_reason(error)}") from error
 

@@ -67,6 +67,60 @@ def test_boxes_that_agree_become_their_weighted_mean_and_add_up() -> None:
     assert merge(np.zeros((0, 4)), np.zeros(0), 0.8)[0].shape == (0, 4)
 
 
+def test_three_boxes_are_merged_the_nearest_two_first() -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [3, 0, 13, 10], [4, 0, 14, 10]])
+    # the last two differ by 1 / 10 and 1 - 90 / 110: their mean by scores 1 and 3 is 3.75..13.75, with a score of 4;
+    # from the first it differs by 3.75 / 10 and 1 - 62.5 / 137.5, and they make (0 + 4 * 3.75) / 5 = 3
+    limit = 0.375 + 1 - 62.5 / 137.5
+    merged, scores = merge(boxes, np.array([1.0, 1, 3]), limit + 1e-9)
+    assert merged.tolist() == [pytest.approx([3, 0, 13, 10])]
+    assert scores.tolist() == pytest.approx([1 - np.exp(-5)])
+    merged, scores = merge(boxes, np.array([1.0, 1, 3]), limit - 1e-9)
+    assert merged.tolist() == [pytest.approx([3.75, 0, 13.75, 10]), [0, 0, 10, 10]]
+    assert scores.tolist() == pytest.approx([1 - np.exp(-4), 1 - np.exp(-1)])
+
+
+def as_defined(boxes: np.ndarray, weights: np.ndarray, threshold: float) -> list[list[float]]:
+    """Merged boxes in any order, each pair compared anew after each step."""
+    found = [(list(box), float(weight)) for box, weight in zip(boxes, weights, strict=True)]
+
+    def differ(one: list[float], other: list[float]) -> float:
+        area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+        wide, high = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+        both = max(wide, 0) * max(high, 0)
+        apart = np.hypot(*((one[i] + one[i + 2] - other[i] - other[i + 2]) / 2 for i in (0, 1)))
+        side = sum(box[2] - box[0] + box[3] - box[1] for box in (one, other)) / 4
+        return float(apart / side + 1 - both / (sum(area) - both))
+
+    while len(found) > 1:
+        pairs = [(differ(found[i][0], found[j][0]), i, j) for i in range(len(found)) for j in range(i)]
+        least, i, j = min(pairs)
+        if least >= threshold:
+            break
+        (one, much), (other, more) = found[i], found[j]
+        mean = [(a * much + b * more) / (much + more) for a, b in zip(one, other, strict=True)]
+        found = [pair for place, pair in enumerate(found) if place not in (i, j)] + [(mean, much + more)]
+    return [box for box, _ in found]
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.8, 1.5])
+def test_merging_is_as_it_is_defined(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 25, (25, 2))
+    boxes, scores = np.concatenate([corners, corners + rng.uniform(1, 40, (25, 2))], 1), rng.uniform(0.1, 1, 25)
+    merged, _ = merge(boxes, scores, threshold)
+    assert sorted(merged.tolist()) == [pytest.approx(box) for box in sorted(as_defined(boxes, scores, threshold))]
+    assert len(merged) < 25
+
+
+def test_only_the_best_windows_of_a_class_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightbed.models.overfeat._MERGED", 3)
+    net = OverFeat(1, channels=[4, 4, 4], score_thresh=0.2, merge_thresh=0.0)
+    scores, corner = np.array([[0.5, 0.3, 0.9, 0.1, 0.4]]), np.arange(5.0)[:, None]
+    found = net._merged(scores, np.concatenate([corner, corner, corner + 1, corner + 1], 1), (9, 9))
+    assert found["boxes"][:, 0].tolist() == [2, 0, 4], "of the four over the threshold, the three best"
+
+
 def test_windows_learn_what_lies_at_their_centre() -> None:
     net = OverFeat(2, channels=[4, 4, 4], margin=0)
     # windows of 32 pixels, 4 apart: on 40x40 their centres are 16, 20, 24; the second object counts as at (24, 24)

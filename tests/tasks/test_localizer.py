@@ -91,6 +91,10 @@ def test_a_classifiers_network_is_given_a_second_head() -> None:
     assert Localizer(own, 2, preprocess=preprocess).model is own
     with pytest.raises(UserError, match=r"of one size: give data.image_size"):
         Localizer(CNN(1, 3, channels=[4]), 3, preprocess=Preprocess(1, None))
+    with pytest.raises(UserError, match=r"the model cannot take images of 1x3x3 \(.*\): set data.image_size"):
+        Localizer(CNN(1, 3, channels=[4, 4, 4]), 3, preprocess=Preprocess(1, 3))
+    with pytest.raises(UserError, match=r"the model cannot take images of 3x16x16"):
+        Localizer(CNN(1, 3, channels=[4]), 3, preprocess=Preprocess(3, 16))
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,24 @@ from typing import Any
 import lightning.pytorch as L
 import pytest
 import torch
+import torchvision
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch import nn
 from torch.optim import Adam
 
+from lightbed import build
 from lightbed.callbacks.stylised import Stylised
+from lightbed.catalogue import conf_dir
 from lightbed.data.style_pair import StylePair
 from lightbed.draw.panels import draw
 from lightbed.errors import UserError
 from lightbed.losses.style import apart, gram, roughness
 from lightbed.models.cnn import CNN
+from lightbed.models.dnn import DNN
+from lightbed.models.single_convolution import SingleConvolution
 from lightbed.models.style import StyleImage
+from lightbed.models.zoo import classifier
 from lightbed.tasks.neural_style import NeuralStyle
 from lightbed.transforms.preprocess import Preprocess
 
@@ -130,6 +137,59 @@ def test_pairs_are_embedded_or_files(tmp_path: Path) -> None:
     assert own.splits["train"][0][0][0].unique().tolist() == [200]
     assert torch.equal(own.splits["train"][0][1]["style"], target["style"])
     assert own.contents().summary()["files"] == 1
+
+
+def test_parts_are_found_where_none_are_named() -> None:
+    with torch.device("meta"):
+        vgg = StyleImage(classifier("vgg19", 1), None, None, 3, (64, 64))
+    assert [*vgg.style] == [f"features.{i}" for i in (0, 5, 10, 19, 28)], "conv1_1 to conv5_1 of the paper"
+    assert [*vgg.content] == ["features.21"], "conv4_2"
+    small = StyleImage(CNN(1, 2, [4, 4]), None, None, 1, (8, 12))
+    assert ([*small.style], [*small.content]) == (["features.0", "features.7"], ["features.3"])
+    one = StyleImage(SingleConvolution(3, 2), None, None, 3, (8, 8))
+    assert [*one.style] == [*one.content] == ["conv"]
+    assert StyleImage(CNN(1, 2, [4, 4]), None, {"features.2": 1.0}, 1, (8, 8)).content == {"features.2": 1.0}
+    with pytest.raises(UserError, match="there is nothing to match"):
+        StyleImage(DNN(12, 2, [4]), None, None, 3, (2, 2))
+    with pytest.raises(UserError, match=r"model\.content\.head\.3: this part of the network gives no features"):
+        StyleImage(CNN(1, 2, [4]), {"features.2": 1.0}, {"head.3": 1.0}, 1, (8, 8))(torch.zeros(1, 1, 8, 8))
+
+
+def composed(*words: str) -> dict[str, Any]:
+    with initialize_config_dir(str(conf_dir()), version_base=None):
+        return build.resolve(compose("train", ["experiment=neural_style", *words]))
+
+
+def test_torchvisions_trained_network_looks_at_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("model=style_vgg19")["model"]
+    assert (config["network"]["name"], config["network"]["weights"]) == ("vgg19", "DEFAULT")
+    with torch.device("meta"):
+        layers = dict(classifier("vgg19", 1).named_modules())
+    named = [*config["style"], *config["content"]]
+    assert all(isinstance(layers[name], nn.Conv2d) for name in named), "conv1_1 to conv5_1, and conv4_2"
+    assert [layers[name].out_channels for name in named] == [64, 128, 256, 512, 512, 512]
+
+    # a small network in its place, and its file where torchvision's download would put it
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(scheme, "http://127.0.0.1:9")
+    words = ["model=style_vgg19", "model.style=null", "model.content=null", "model.network.name=squeezenet1_1",
+             "data.image_size=[32,40]"]  # fmt: skip
+    config, data = composed(*words), pair(image_size=[32, 40])
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    file = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
+    asked = rf"^model\.network\.weights=DEFAULT: .* put that file at {file}, .* model\.network\.weights=null$"
+    with pytest.raises(UserError, match=asked):
+        build.make_model(build.with_facts(config, data))
+    torch.manual_seed(5)
+    trained = torchvision.models.squeezenet1_1().state_dict()
+    torch.save(trained, file)
+    made = build.make_model(build.with_facts(config, data))
+    own = made.network.state_dict()
+    assert [name for name, value in own.items() if not torch.equal(value, trained[name])] == [
+        "classifier.1.weight", "classifier.1.bias"
+    ]  # fmt: skip
+    assert made.image.shape == (1, 3, 32, 40)
 
 
 def test_the_network_stays_in_evaluation() -> None:

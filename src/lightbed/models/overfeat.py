@@ -13,6 +13,7 @@ from lightbed.errors import UserError
 from lightbed.metrics.coco_ap import box_ious
 from lightbed.models.pyramid import Sizes, at_most_100
 
+_MERGED = 1000  # windows of a class and image whose boxes are merged, the best: an untrained network likes all of them
 _HARD = 3  # windows of background that are learnt, for each window with an object
 
 
@@ -67,28 +68,41 @@ def merge(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[np.n
         Boxes (m, 4) and scores (m,) in 0..1, the best first.
     """
     boxes, weights = boxes.astype(np.float64), scores.astype(np.float64)
-    while len(boxes) > 1:
-        differ = _differences(boxes)
-        first, second = divmod(int(differ.argmin()), len(boxes))
-        if differ[first, second] >= threshold:
+    alive = np.ones(len(boxes), bool)
+    differ = _differences(boxes, boxes)
+    np.fill_diagonal(differ, np.inf)
+    nearest = differ.argmin(1) if len(boxes) else np.zeros(0, np.int64)
+    least = np.take_along_axis(differ, nearest[:, None], 1)[:, 0]
+    while alive.sum() > 1:
+        first = int(least.argmin())
+        second = int(nearest[first])
+        if least[first] >= threshold:
             break
         pair = [first, second]
         boxes[first] = np.average(boxes[pair], axis=0, weights=weights[pair])
         weights[first] = weights[pair].sum()
-        boxes, weights = np.delete(boxes, second, 0), np.delete(weights, second)
+        alive[second] = False
+        # only what concerns the two has changed: else hundreds of windows would take seconds
+        own = np.where(alive, _differences(boxes[first : first + 1], boxes)[0], np.inf)
+        own[first] = np.inf
+        differ[first], differ[:, first], differ[second], differ[:, second] = own, own, np.inf, np.inf
+        stale = np.isin(nearest, pair) | (own <= least)
+        stale[pair] = True
+        nearest[stale] = differ[stale].argmin(1)
+        least[stale] = np.take_along_axis(differ[stale], nearest[stale][:, None], 1)[:, 0]
+    boxes, weights = boxes[alive], weights[alive]
     order = np.argsort(-weights, kind="stable")
     return boxes[order], 1 - np.exp(-weights[order])
 
 
-def _differences(boxes: np.ndarray) -> np.ndarray:
-    """How much boxes (n, 4) differ from each other, (n, n); infinitely from themselves."""
-    centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    apart = np.linalg.norm(centres[:, None] - centres[None], axis=2)
-    side = sides.mean(1)
-    ious = box_ious(boxes, boxes, np.zeros(len(boxes), bool))
-    differ = apart / np.maximum((side[:, None] + side[None]) / 2, 1e-9) + 1 - ious
-    np.fill_diagonal(differ, np.inf)
-    return np.asarray(differ)
+def _differences(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much boxes (n, 4) differ from others (m, 4): (n, m)."""
+    centres, sides = zip(*(((boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).mean(1))
+                           for boxes in (some, others)), strict=True)  # fmt: skip
+    apart = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=2)
+    side = (sides[0][:, None] + sides[1][None]) / 2
+    ious = box_ious(some, others, np.zeros(len(others), bool))
+    return np.asarray(apart / np.maximum(side, 1e-9) + 1 - ious)
 
 
 class OverFeat(nn.Module):
@@ -114,7 +128,7 @@ class OverFeat(nn.Module):
         reach: an object belongs to the windows whose centres are so many steps from its own; up to twice as far away
             a window is neither object nor background.
         box_weight: of the boxes' squared error in the loss.
-        score_thresh: least probability of a window that gives a box.
+        score_thresh: least probability of a window that gives a box; of each class the 1000 best do.
         merge_thresh: see `merge`.
         detections_per_img: the best ones, at most 100; 1 is localization.
 
@@ -242,6 +256,7 @@ class OverFeat(nn.Module):
         parts = []
         for label, row in enumerate(scores, 1):
             chosen = np.flatnonzero((row >= self.score_thresh) & inside)
+            chosen = chosen[np.argsort(-row[chosen], kind="stable")[:_MERGED]]
             merged, sums = merge(boxes[chosen], row[chosen], self.merge_thresh)
             parts += [(score, label, box) for box, score in zip(merged, sums, strict=True)]
         best = sorted(parts, key=lambda part: -part[0])[: self.most]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightbed.errors import UserError, nearest
+from lightbed.errors import UserError, first_sentence, nearest
 from lightbed.metrics.localization import LocalizationScores
 from lightbed.models.two_heads import TwoHeads
 from lightbed.tasks.base import Task
@@ -128,8 +128,14 @@ def two_headed(model: nn.Module, num_classes: int, preprocess: Preprocess | None
         raise UserError("a localizer's images are of one size: give data.image_size=[height,width]")
     shape = (preprocess.channels, *preprocess.size)
     training = model.training
-    with torch.no_grad():
-        output = model.eval()(torch.zeros(1, *shape))
+    try:
+        with torch.no_grad():
+            output = model.eval()(torch.zeros(1, *shape))
+    except (RuntimeError, ValueError) as error:
+        size, reason = "x".join(map(str, shape)), first_sentence(error)
+        raise UserError(
+            f"the model cannot take images of {size} ({reason}): set data.image_size, data.channels"
+        ) from error
     model.train(training)
     return model if isinstance(output, tuple) and len(output) == 2 else TwoHeads(model, num_classes, shape, hidden)
 
