@@ -12,32 +12,38 @@ import yaml
 from lightbed.draw.figure import FAINT, INK, SERIES, headline, new_figure, pixels, place, save
 
 PARTS = {"proposals": "proposals", "network": "network", "rest": "reading, judging"}
-STAGES = {"train": "Training, seconds an image, all epochs", "test": "Inference, seconds an image"}
+STAGES = {"train": "Training, seconds an image in {} epochs", "test": "Inference, seconds an image"}
 ORDER = ("rcnn", "fast_rcnn", "faster_rcnn")
 
 
 def main(folder: Path) -> Path:
     """Draw the plot; returns its path."""
-    runs = {}
+    runs, epochs = {}, set()
     for file in sorted(folder.glob("*/metrics.json")):
         experiment = next(
-            word.partition("=")[2]
-            for word in yaml.safe_load((file.parent / "overrides.yaml").read_text())
-            if word.startswith("experiment=")
+            (
+                word.partition("=")[2]
+                for word in yaml.safe_load((file.parent / "overrides.yaml").read_text())
+                if word.startswith("experiment=")
+            ),
+            "",
         )
-        runs[experiment] = json.loads(file.read_text())
+        metrics = json.loads(file.read_text())
+        if experiment in ORDER and "test/seconds_proposals" in metrics:
+            runs[experiment] = metrics
+            epochs.add(yaml.safe_load((file.parent / "config.yaml").read_text())["trainer"]["max_epochs"])
     names = [name for name in ORDER if name in runs]
     if not names:
         sys.exit(f"{folder} holds no finished run of sweep=rcnn_family")
     path = folder / "seconds.png"
-    save(pixels(draw(names, runs)), path)
+    save(pixels(draw(names, runs, sorted(epochs))), path)
     return path
 
 
-def draw(names: list[str], runs: dict[str, dict[str, float]]):
-    figure = new_figure(9.6, 1.5 + 0.5 * len(names))
+def draw(names: list[str], runs: dict[str, dict[str, float]], epochs: list[int]):
+    figure = new_figure(9.6, 1.75 + 0.5 * len(names))
     told = "below each name: AP50 of its detections, and how many proposals an image cover what share of all objects"
-    headline(figure, "Each step removes the bottleneck of the one before", told)
+    headline(figure, "What R-CNN, Fast R-CNN and Faster R-CNN spend their time on", told)
     labels = [
         "{}\nAP50 {:.2f}; {:.0f} cover {:.0%}".format(
             name, *(runs[name][f"test/{value}"] for value in ("map_50", "proposals", "proposal_recall"))
@@ -45,7 +51,7 @@ def draw(names: list[str], runs: dict[str, dict[str, float]]):
         for name in names
     ]
     for column, (stage, title) in enumerate(STAGES.items()):
-        axes = place(figure, 1.9 + 3.95 * column, 0.45, 3.45, 0.45 * len(names))
+        axes = place(figure, 1.9 + 3.95 * column, 0.45, 3.45, 0.5 * len(names))
         for row, name in enumerate(names):
             start = 0.0
             for part, color in zip(PARTS, SERIES, strict=False):
@@ -56,11 +62,22 @@ def draw(names: list[str], runs: dict[str, dict[str, float]]):
         axes.set_yticks(range(len(names)), labels if not column else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
-        axes.set_title(title, size=9, color=FAINT, loc="left")
-        if column:
-            axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.set_title(title.format("/".join(map(str, epochs))), size=9, color=FAINT, loc="left")
+    bars, parts = axes.get_legend_handles_labels()
+    high = figure.get_size_inches()[1]
+    figure.legend(
+        bars,
+        parts,
+        ncols=len(parts),
+        fontsize=8,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(0.19, 1 - 0.65 / high),
+    )
     return figure
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     print(main(Path(sys.argv[1])))
