@@ -1,6 +1,6 @@
-"""`python -m benchmarks.rcnn_family FOLDER`: seconds an image of R-CNN, Fast R-CNN and Faster R-CNN, as one plot.
+"""`python -m benchmarks.rcnn_family FOLDER`: seconds an image of R-CNN, Fast and Faster R-CNN, a table and a plot.
 
-FOLDER is that of `lightbed train sweep=rcnn_family`; the plot is written into it as seconds.png.
+FOLDER is that of `lightbed train sweep=rcnn_family`; they are written into it as seconds.md and seconds.png.
 """
 
 import json
@@ -17,7 +17,7 @@ ORDER = ("rcnn", "fast_rcnn", "faster_rcnn")
 
 
 def main(folder: Path) -> Path:
-    """Draw the plot; returns its path."""
+    """Write the table and draw the plot; returns the plot's path."""
     runs, epochs = {}, set()
     for file in sorted(folder.glob("*/metrics.json")):
         experiment = next(
@@ -35,9 +35,21 @@ def main(folder: Path) -> Path:
     names = [name for name in ORDER if name in runs]
     if not names:
         sys.exit(f"{folder} holds no finished run of sweep=rcnn_family")
+    text = table(names, runs)
+    (folder / "seconds.md").write_text(text)
+    print(text)
     path = folder / "seconds.png"
     save(pixels(draw(names, runs, sorted(epochs))), path)
     return path
+
+
+def table(names: list[str], runs: dict[str, dict[str, float]]) -> str:
+    """A row a system: AP50, how many proposals an image cover which share of the objects, seconds an image."""
+    columns = ["test/map_50", "test/proposals", "test/proposal_recall"]
+    columns += [f"{stage}/seconds_{part}" for stage in STAGES for part in PARTS]
+    lines = [["system", *columns], ["---", *["---:"] * len(columns)]]
+    lines += [[name, *(f"{runs[name][column]:.4f}" for column in columns)] for name in names]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def draw(names: list[str], runs: dict[str, dict[str, float]], epochs: list[int]):

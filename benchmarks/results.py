@@ -55,6 +55,7 @@ computing other things at the same time, in most of them much.
 """
 
 MAIN = ("pixel_accuracy", "accuracy", "f1", "map_50", "map", "iou", "detections", "highest_score", "loss")
+MAIN += ("proposals", "proposal_recall", "seconds_proposals", "seconds_network", "seconds_rest")  # callbacks=proposals
 COLUMNS = ("system", "reported", "measured", "command", "seconds", "machine", "remark")
 
 
