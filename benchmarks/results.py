@@ -68,6 +68,7 @@ MAIN = (
     "detections",
     "highest_score",
     "loss",
+    "proposals",
     "proposal_recall",
     "seconds_proposals",
     "seconds_network",
