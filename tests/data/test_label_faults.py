@@ -13,10 +13,10 @@ from PIL import Image
 
 import fake_objects
 from lightbed.commands.train import describe
-from lightbed.data.annotations import Object, annotated, settle, split_of, summary, without_twins
+from lightbed.data.annotations import Object, annotated, settle, summary, without_twins
 from lightbed.data.boxes import BoxData, targets_of
 from lightbed.data.coco import Coco
-from lightbed.data.files import Entry
+from lightbed.data.files import Entry, split_of
 from lightbed.data.instance_masks import InstanceMasks
 from lightbed.data.voc import Voc, read_xml
 from lightbed.data.yolo import Yolo
@@ -212,7 +212,12 @@ def test_broken_images_end_a_run_or_are_skipped(tmp_path: Path) -> None:
         ),
         (Yolo, ("data.yaml", "names: [a]\ntrain: nowhere\n"), "train: nowhere does not exist"),
         (Yolo, ("data.yaml", "names: {1: a}\ntrain: images\n"), r"names must be numbered 0\.\.0, not \[1\]"),
-        (Yolo, ("data.yaml", "names: [a]\n"), "`train` names no images"),
+        (Yolo, ("data.yaml", "names: [a]\nval: images/val\n"), "`train` names no images"),
+        (
+            Yolo,
+            ("data.yaml", "names: [a\ntrain: :"),
+            r"data\.yaml: line 2: .*; mend it, or take another by data=yolo data\.file=",
+        ),
     ],
 )
 def test_what_nothing_can_be_read_from_is_told(
@@ -280,6 +285,61 @@ def test_labels_of_which_nothing_is_left_end_a_run(tmp_path: Path) -> None:
             file.write_text(f"<annotation>{said}</annotation>")
         with pytest.raises(UserError, match=message):
             opened(Voc, root)
+
+
+def test_labels_of_which_none_is_learnt_end_a_run(tmp_path: Path) -> None:
+    root = fake_objects.voc(tmp_path / "data")
+    for file in (root / "Annotations").iterdir():
+        file.write_text(file.read_text().replace("<bndbox>", "<difficult>1</difficult><bndbox>"))
+    with pytest.raises(UserError, match=r"all of its 18 objects are crowds or difficult: .* data\.difficult=learn"):
+        opened(Voc, root)
+    assert objects_of(opened(Voc, root, difficult="learn")) == 18
+    root = fake_objects.coco(tmp_path / "empty")
+    for file in (root / "annotations").iterdir():
+        file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(UserError, match=r"none of its objects can be used: there are no labels of them$"):
+        opened(Coco, root)
+
+
+def test_coco_ids_are_one_whether_numbers_or_texts(tmp_path: Path) -> None:
+    root = fake_objects.coco(tmp_path / "data")
+    before = objects_of(opened(Coco, root))
+    for file, spelling in zip(sorted((root / "annotations").iterdir()), (str, float, str), strict=False):
+        content = json.loads(file.read_text())
+        for one in content["annotations"]:
+            one |= {key: spelling(one[key]) for key in ("image_id", "category_id")}
+        file.write_text(json.dumps(content))
+    data = opened(Coco, root)
+    assert objects_of(data) == before
+    assert data.label_faults == opened(Coco, root).label_faults
+
+
+def test_images_that_share_an_id_are_left_out(tmp_path: Path) -> None:
+    root = fake_objects.coco(tmp_path / "data")
+    file = root / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    gone = {Path(one["file_name"]).stem for one in content["images"][:2]}
+    file.write_text(json.dumps(content))
+    data = opened(Coco, root)
+    assert data.label_faults["images that share their id with another, left out"] == 2
+    assert not images_of(data) & gone
+    content["images"][0]["id"] = None
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"the id None in `images` is no number"):
+        opened(Coco, root)
+
+
+def test_a_yolo_file_of_names_alone_leaves_the_splits_to_the_folders(tmp_path: Path) -> None:
+    root = fake_objects.yolo(tmp_path / "data")
+    given = opened(Yolo, root)
+    (root / "data.yaml").write_text("names: [cup, fork, spoon]\nnc: 3\n")
+    data = opened(Yolo, root)
+    assert data.classes == ["cup", "fork", "spoon"]
+    assert images_of(data) == images_of(given)
+    assert {name: len(source) for name, source in data.splits.items()} == {
+        name: len(source) for name, source in given.splits.items()
+    }
 
 
 def test_the_file_that_is_named_is_read_and_its_faults_are_told(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Image files, found and read a batch at a time."""
 
 import glob
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lightbed.data.files import find_files
 from lightbed.data.images import in_threads, is_image
 from lightbed.errors import UserError
 
@@ -15,7 +15,8 @@ from lightbed.errors import UserError
 def find_images(source: str) -> list[Path]:
     """The image files of a file, a folder with all folders in it, or a pattern, in alphabetical order.
 
-    A file is taken whatever its name says; in folders and patterns, only those with an image's ending.
+    A file is taken whatever its name says; in folders and patterns, only those with an image's ending. Hidden files
+    and folders are left out.
 
     Raises:
         UserError: there is none.
@@ -24,7 +25,7 @@ def find_images(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        names = [Path(folder) / name for folder, _, inside in os.walk(path) for name in inside]
+        names = [path / file.path for file in find_files(path, lambda _: True)]
     elif glob.has_magic(source):
         names = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
     else:

@@ -1,6 +1,5 @@
 """Images with their objects, as every format of label files tells them, and what is wrong in such files."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +45,7 @@ RESIZED = "images of another size than their labels say, boxes scaled"
 OTHER_SIZE = "images of another size than their labels say, left out"
 TURNED = "images labelled before they were turned upright, boxes turned with them"
 TWICE = "images in two splits, kept in the one further from training"
+SHARED_ID = "images that share their id with another, left out"
 AGAIN = "images labelled twice, kept once, with the labels that come first"
 SAME_SPLIT = "splits that are the training split again, cut from it instead"
 
@@ -90,25 +90,6 @@ class Annotations:
     files: list[Path]  # the label files
     faults: list[Fault] = field(default_factory=list)
     ids: list[Any] | None = None  # what the label files call each class, where that is no name
-
-
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "trainval": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Words by which files and folders name splits."""
-
-
-def split_of(path: str) -> str | None:
-    """The split that a path names, the last word that is one; None where it names none."""
-    words = [word for word in re.findall("[a-z]+", path.lower()) if word in SPLITS]
-    return SPLITS[words[-1]] if words else None
 
 
 class Object(NamedTuple):

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lightbed.data.annotations import Annotations, split_of
+from lightbed.data.annotations import Annotations
 from lightbed.data.boxes import BoxData
 from lightbed.data.coco import by_split, find_coco, parse_coco
-from lightbed.data.files import Entry, find_files, find_images
+from lightbed.data.files import Entry, find_files, find_images, split_of
 from lightbed.data.images import guarded
 from lightbed.data.instance_masks import parse_instance_masks, read_numbers
 from lightbed.data.lookup import Images

@@ -75,8 +75,8 @@ class BoxData(ImageFolder):
         raise NotImplementedError
 
     def absent(self) -> str:
-        """What to say where `root` does not exist."""
-        return f"data.root={self.root} does not exist"
+        """What to say where `root` is no folder."""
+        return f"data.root={self.root} {'is a file, not a folder' if self.root.exists() else 'does not exist'}"
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -106,14 +106,24 @@ class BoxData(ImageFolder):
         source, splits, skipped, faults = self._open_images(found.images, masks=masks)
         faults = [*found.faults, *faults]
         self._report(faults)
-        if not splits or (faults and not any(len(one.labels) for one in source.images)):
-            what = "objects" if splits else "images"
-            raise UserError(f"data.root={self.root}: none of its {what} can be used, e.g. {[*faults, *skipped][0]}")
+        if not splits or not any((~one.crowd).any() for one in source.images):
+            self._refuse(source, faults, skipped)
         parts: dict[str, Source] = {}
         for name in dict.fromkeys(splits):
             chosen = [place for place, split in enumerate(splits) if split == name]
             parts[name] = Subset(source, torch.tensor(chosen, dtype=torch.int64))
         return Loading(parts, found.classes, skipped, summary(faults), found.ids)
+
+    def _refuse(self, source: "BoxSource", faults: list[Fault], skipped: list[str]) -> None:
+        """Say why there is nothing to learn from."""
+        if count := sum(len(one.labels) for one in source.images):
+            why = (
+                f"all of its {count:,} objects are crowds or difficult: data=voc data.difficult=learn learns the latter"
+            )
+        else:
+            why = f"none of its {'objects' if len(source) else 'images'} can be used"
+            why += f", e.g. {[*faults, *skipped][0]}" if faults or skipped else ": there are no labels of them"
+        raise UserError(f"data.root={self.root}: {why}")
 
     def _chosen(self, found: Annotations) -> Annotations:
         """With the classes that are asked for, and the validation images in their split."""

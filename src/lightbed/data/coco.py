@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,15 @@ from lightbed.data.annotations import (
     MALFORMED,
     NO_IMAGE,
     ORPHAN,
+    SHARED_ID,
     UNKNOWN,
     Annotations,
     Fault,
     Object,
     annotated,
-    split_of,
 )
 from lightbed.data.boxes import BoxData
-from lightbed.data.files import Entry, find_files
+from lightbed.data.files import Entry, find_files, split_of
 from lightbed.data.lookup import Images
 from lightbed.data.shapes import checked
 from lightbed.errors import UserError
@@ -71,9 +71,9 @@ def read_coco(file: Path) -> Json:
         if not isinstance(values, list) or not all(isinstance(one, dict) and set(inner) <= set(one) for one in values):
             what = f" of objects with {' and '.join(inner)}" if inner else ""
             raise UserError(f"{file} is no COCO file: it needs a list `{key}`{what}")
-        wrong = next((one["id"] for one in values if "id" in inner and not isinstance(one["id"], _ID)), None)
-        if wrong is not None:
-            raise UserError(f"{file} is no COCO file: the id {str(wrong)[:60]} in `{key}` is no number")
+        wrong = [one["id"] for one in values if "id" in inner and not isinstance(one["id"], _ID)]
+        if wrong:
+            raise UserError(f"{file} is no COCO file: the id {str(wrong[0])[:60]} in `{key}` is no number")
     return content
 
 
@@ -84,25 +84,46 @@ def _order(category: Json) -> tuple[bool, Any]:
 
 def _parse(found: Annotations, content: Json, file: Path, split: str, images: Images) -> None:
     numbers = {one["id"]: found.classes.index(str(one["name"])) for one in content["categories"]}
+    ids, categories = _spelled(one["id"] for one in content["images"]), _spelled(numbers)
+    named: dict[Any, set[str]] = {}
+    for one in content["images"]:
+        named.setdefault(one["id"], set()).add(str(one["file_name"]))
     objects: dict[Any, list[Object]] = {one["id"]: [] for one in content["images"]}
     sizes = {one["id"]: _size(one) for one in content["images"]}
     for place, one in enumerate(content["annotations"]):
         number = one["id"] if isinstance(one.get("id"), int | str) else f"number {place}"
         where = f"{file} annotation {number}"
-        if not isinstance(one.get("image_id"), _ID) or one["image_id"] not in objects:
+        image = ids.get(str(one.get("image_id")))
+        if image is None:
             found.faults.append(Fault(ORPHAN, where, f"image_id {one.get('image_id')}"))
             continue
-        read = _object(one, number, numbers, sizes[one["image_id"]], where, found.faults)
+        one = {**one, "category_id": categories.get(str(one.get("category_id")), one.get("category_id"))}
+        read = _object(one, number, numbers, sizes[image], where, found.faults)
         if read is not None:
-            objects[one["image_id"]].append(read)
+            objects[image].append(read)
     folder = file.parent.relative_to(images.root).as_posix() if file.is_relative_to(images.root) else ""
     for one in content["images"]:
+        if len(named[one["id"]]) > 1:
+            found.faults.append(Fault(SHARED_ID, f"{file} image {one['id']}", str(one["file_name"])))
+            continue
         entry = images.find(str(one["file_name"]), "" if folder == "." else folder, split)
         if isinstance(entry, Entry):
             size = sizes[one["id"]]
             found.images.append(annotated(entry, split, file, objects[one["id"]], "annotation", size=size))
         else:
             found.faults.append(Fault(NO_IMAGE, f"{file} image {one['id']}", entry))
+
+
+def _spelled(ids: Iterable[Any]) -> dict[str, Any]:
+    """Ids by how they are spelled, for some tools write a number here and its text there; whole floats as integers."""
+    found: dict[str, Any] = {}
+    for one in ids:
+        found.setdefault(str(one), one)
+        if isinstance(one, float) and one.is_integer():
+            found.setdefault(str(int(one)), one)
+        elif isinstance(one, int):
+            found.setdefault(str(float(one)), one)
+    return found
 
 
 def _size(image: Json) -> tuple[int, int] | None:

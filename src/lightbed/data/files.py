@@ -14,16 +14,17 @@ from lightbed.data.bar import bar
 from lightbed.data.images import in_threads, is_image
 from lightbed.errors import UserError
 
-SPLIT_FOLDERS = {
+SPLITS = {
     "train": "train",
     "training": "train",
+    "trainval": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
     "testing": "test",
 }
-"""Split by the names that people give to its folder."""
+"""Split by the words that people use for it in the names of files and folders."""
 
 _BLOCK = 256  # files hashed between two movements of the bar
 _SETTLING = 100_000_000  # ns after a change in which another one may leave the same times: file systems count in ticks
@@ -49,22 +50,30 @@ def find_images(root: Path) -> list[Entry]:
 def find_files(root: Path, wanted: Callable[[str], bool]) -> list[Entry]:
     """All files below `root` with a wanted name, in the order of their paths; hidden ones are left out.
 
+    Links to folders are followed, but for those that lead back to a folder they lie in.
+
     Raises:
         UserError: a folder cannot be read.
     """
     try:
-        return sorted(_walk(str(root), "", wanted))
+        return sorted(_walk(str(root), "", wanted, ()))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _walk(folder: str, prefix: str, wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def _walk(
+    folder: str, prefix: str, wanted: Callable[[str], bool], above: tuple[tuple[int, int], ...]
+) -> Iterator[Entry]:
+    state = os.stat(folder)  # noqa: PTH116 - paths are slow by the 10,000
+    place = (state.st_dev, state.st_ino)
+    if place in above:
+        return
     with os.scandir(folder) as children:
         for child in children:
             if child.name.startswith("."):
                 continue
             if child.is_dir():
-                yield from _walk(child.path, f"{prefix}{child.name}/", wanted)
+                yield from _walk(child.path, f"{prefix}{child.name}/", wanted, (*above, place))
             elif wanted(child.name):
                 yield _entry(child, prefix + child.name)
 
@@ -75,6 +84,12 @@ def _entry(child: "os.DirEntry[str]", path: str) -> Entry:
     except OSError:  # a link to nowhere is a broken image like any other
         return Entry(path, 0, 0)
     return Entry(path, state.st_size, state.st_mtime_ns)
+
+
+def split_of(path: str) -> str | None:
+    """The split that a path names, the last word that is one; None where it names none."""
+    words = [word for word in re.findall("[a-z]+", path.lower()) if word in SPLITS]
+    return SPLITS[words[-1]] if words else None
 
 
 class Contents(NamedTuple):

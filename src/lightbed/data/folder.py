@@ -29,8 +29,8 @@ class ImageFolder(DataModule):
 
     Args:
         root: the folder.
-        labels: CSV file with the columns `path`, `labels` and, optionally, `split`, see `by_table`; None: class
-            folders.
+        labels: CSV file, also one below `root`, with the columns `path`, `labels` and, optionally, `split`, see
+            `by_table`; None: class folders.
         multilabel: images of the table have any number of labels; the target `label` is then float32 (K,) of 0 and
             1, for tasks of kind multilabel.
         broken: 'error' or 'skip', for files that cannot be read.
@@ -55,7 +55,7 @@ class ImageFolder(DataModule):
     ) -> None:
         super().__init__(**common)
         self.root = Path(root).expanduser().absolute()
-        self.labels = Path(labels).expanduser() if labels else None
+        self.labels = _table(self.root, labels) if labels else None
         self.multilabel = multilabel
         self.broken = one_of(broken, ("error", "skip"), "data.broken")
         self.cache, self.cache_limit_gb = cache, cache_limit_gb
@@ -133,6 +133,11 @@ class ImageFolder(DataModule):
             _log.warning("left out: %s", line)
         if broken:
             say(f"{len(broken)} {what} and are left out; log.txt names them")
+
+
+def _table(root: Path, labels: str | Path) -> Path:
+    given = Path(labels).expanduser()
+    return root / given if not given.is_file() and (root / given).is_file() else given
 
 
 def _targets(found: Labelled, *, several: bool) -> Tensor:

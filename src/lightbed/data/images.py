@@ -13,7 +13,10 @@ from torch import Tensor
 
 from lightbed.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"),
+)
 _MODES = {1: "L", 3: "RGB"}
 _WIDE = 65535
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width

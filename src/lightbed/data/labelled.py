@@ -2,11 +2,12 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
+from lightbed.data.files import SPLITS, Entry, find_files, find_images, split_of
 from lightbed.errors import UserError
 
 
@@ -24,8 +25,8 @@ class Labelled:
 def by_folders(root: Path) -> Labelled:
     """Images in class folders: `root/CLASS/...`, or `root/SPLIT/CLASS/...` where the splits are given.
 
-    Splits are folders named train (training), val (valid, validation) and test (testing), in any case; train must be
-    among them.
+    Splits are folders named train (training, trainval), val (valid, validation) and test (testing), in any case, or
+    with more in all their names (training_set, test_set); train must be among them.
 
     Raises:
         UserError: there is no such folder, no image, no class folder, or only one class.
@@ -35,8 +36,8 @@ def by_folders(root: Path) -> Labelled:
         raise UserError(f"data.root={root} {kind}")
     found = find_images(root)
     if not found:
-        raise UserError(f"data.root={root} holds no images (jpg, png, bmp, gif, webp, tif) in class folders")
-    places = _split_folders(root)
+        raise UserError(f"data.root={root} holds no images (jpg, png, bmp, gif, webp, tif ...){_others(root)}")
+    places = _split_folders(root, found)
     files: list[Entry] = []
     splits: list[str] = []
     labels: list[tuple[str, ...]] = []
@@ -53,20 +54,34 @@ def by_folders(root: Path) -> Labelled:
         labels.append((names[0],))
     classes = sorted({names[0] for names in labels})
     if len(classes) < 2:
-        _refuse(root, classes, beside)
+        _refuse(root, classes, beside, found)
     notes = [f"{len(beside)} images beside the class folders are left out, e.g. {beside[0]}"] if beside else []
     notes += _gaps(root, places, classes, splits, labels)
     return Labelled(files, splits, labels, classes, notes)
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+def _others(root: Path) -> str:
+    """What is there instead of images, e.g. photos of a kind that Pillow does not read."""
+    endings = Counter(Path(file.path).suffix.lower() for file in find_files(root, lambda name: "." in name))
+    told = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(3))
+    return f" but {told} files" if told else ""
+
+
+def _split_folders(root: Path, found: Iterable[Entry]) -> dict[str, str]:
     """Names of sub-folders that are splits -> the split; empty where the folder has no splits of its own."""
     names = _folders(root)
-    places = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
+    parts = [file.path.split("/") for file in found]
+    filled = {part[0] for part in parts if len(part) > 1}
+    places = {name: SPLITS[name.lower()] for name in names if name.lower() in SPLITS}
+    worded = {name: split for name in sorted(filled) if (split := split_of(name))}
+    if "train" in worded.values() and len(worded) == len(filled):  # not of classes such as train_station and harbour
+        places |= worded
     if "train" not in places.values():
         if places and len(places) == len(names):
             raise UserError(f"data.root={root} has {' and '.join(sorted(places))} but no train folder")
         return {}  # a class may be called test
+    if filled - set(places) and not any(part[0] in places and len(part) > 2 for part in parts):
+        return {}  # or train, beside car and bus
     for split in set(places.values()):
         same = sorted(name for name in places if places[name] == split)
         if len(same) > 1:
@@ -79,9 +94,14 @@ def _folders(root: Path) -> list[str]:
         return sorted(child.name for child in children if child.is_dir() and not child.name.startswith("."))
 
 
-def _refuse(root: Path, classes: list[str], beside: list[str]) -> None:
+def _refuse(root: Path, classes: list[str], beside: list[str], found: Iterable[Entry]) -> None:
     if classes:
-        raise UserError(f"data.root={root} has only one class, {classes[0]}: to tell classes apart takes two or more")
+        parts = [file.path.split("/") for file in found]
+        inner = sorted({part[1] for part in parts if part[0] == classes[0] and len(part) > 2})
+        hint = f"; or are {', '.join(inner[:3])} the classes? Then data.root={root / classes[0]}" if inner[1:] else ""
+        raise UserError(
+            f"data.root={root} has only one class, {classes[0]}: to tell classes apart takes two or more{hint}"
+        )
     raise UserError(
         f"data.root={root} holds images but no class folders, e.g. {beside[0]}: put each class's images into a folder "
         "of its own, or give data.labels=FILE.csv"
@@ -158,9 +178,9 @@ def _names(cell: str, *, several: bool) -> tuple[str, ...]:
 
 def _split(cell: str | None) -> str:
     name = (cell or "train").strip().lower()
-    if name not in SPLIT_FOLDERS:
-        raise UserError(f"there is no split {cell}: use {', '.join(SPLIT_FOLDERS)}")
-    return SPLIT_FOLDERS[name]
+    if name not in SPLITS:
+        raise UserError(f"there is no split {cell}: use {', '.join(SPLITS)}")
+    return SPLITS[name]
 
 
 def _classes(labels: Iterable[tuple[str, ...]], table: Path, least: int) -> list[str]:

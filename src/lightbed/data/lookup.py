@@ -3,8 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from lightbed.data.annotations import split_of
-from lightbed.data.files import Entry, find_images
+from lightbed.data.files import Entry, find_images, split_of
 
 _IMAGES = re.compile("ima?ge?s?|photo|picture", re.IGNORECASE)
 

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from lightbed.data.cache import Decoder
 from lightbed.data.coding import VOID, Coding
-from lightbed.data.files import SPLIT_FOLDERS, Entry, find_images
+from lightbed.data.files import SPLITS, Entry, find_images
 from lightbed.data.images import guarded, is_image, read_image, upright_size
 from lightbed.data.source import Batch, Sample, Source
 from lightbed.errors import UserError
@@ -53,7 +53,7 @@ def find_pairs(root: Path, images: str, masks: str, mask_name: str) -> Pairs:
         raise UserError(f"data.images={images} and data.masks={masks}: put {{split}} into both or into neither")
     places = [(images, masks, "train")]
     if "{split}" in images:
-        places = [(images.format(split=s), masks.format(split=s), SPLIT_FOLDERS[s]) for s in SPLIT_FOLDERS]
+        places = [(images.format(split=s), masks.format(split=s), SPLITS[s]) for s in SPLITS]
         places = [place for place in places if (root / place[0]).is_dir()]
         if "train" not in {split for _, _, split in places}:
             raise UserError(f"{root / images.format(split='train')} does not exist: set data.root or data.images")

@@ -11,7 +11,6 @@ from lightbed.data.annotations import (
     MALFORMED,
     NO_IMAGE,
     NO_LABELS,
-    SPLITS,
     TWICE,
     UNLISTED,
     UNREADABLE,
@@ -19,10 +18,9 @@ from lightbed.data.annotations import (
     Fault,
     Object,
     annotated,
-    split_of,
 )
 from lightbed.data.boxes import BoxData
-from lightbed.data.files import Entry, find_files
+from lightbed.data.files import SPLITS, Entry, find_files, split_of
 from lightbed.data.images import in_threads
 from lightbed.data.lookup import Images
 from lightbed.errors import UserError, one_of

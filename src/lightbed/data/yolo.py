@@ -17,14 +17,14 @@ from lightbed.data.annotations import (
     Fault,
     Object,
     annotated,
-    split_of,
 )
 from lightbed.data.boxes import BoxData
-from lightbed.data.files import Entry, find_files
+from lightbed.data.files import Entry, find_files, split_of
 from lightbed.data.images import in_threads
 from lightbed.data.lookup import Images
 from lightbed.errors import UserError
 
+_NO_NAMES = "it lacks `names`, the classes"
 _MOST = 10_000  # classes, where nothing says how many there are; a larger number is no class
 _KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -138,10 +138,14 @@ def find_yaml(root: Path) -> Path | None:
     """The file below `root` that names classes; data.yaml before others, None where there is none.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several, or data.yaml is no YAML.
     """
     files = find_files(root, lambda name: name.lower().endswith((".yaml", ".yml")))
-    found = [root / entry.path for entry in files if isinstance(_yaml(root / entry.path), dict)]
+    read = {root / entry.path: _yaml(root / entry.path) for entry in files}
+    for path, content in read.items():
+        if path.stem.lower() == "data" and isinstance(content, str) and content != _NO_NAMES:
+            raise UserError(f"{path}: {content}; mend it, or take another by data=yolo data.file=NAME.yaml")
+    found = [path for path, content in read.items() if isinstance(content, dict)]
     named = [path for path in found if path.stem.lower() == "data"] or found
     if len(named) > 1:
         raise UserError(f"{named[0]} and {named[1]} both name classes: say which by data.file=FILE.yaml")
@@ -160,7 +164,7 @@ def _yaml(file: Path) -> dict[str, Any] | str:
         mark = getattr(error, "problem_mark", None)
         return (f"line {mark.line + 1}: " if mark else "") + str(getattr(error, "problem", None) or "it is no YAML")
     if not isinstance(content, dict) or not isinstance(content.get("names"), dict | list):
-        return "it lacks `names`, the classes"
+        return _NO_NAMES
     return content
 
 
@@ -169,7 +173,8 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
 
     Args:
         root: the data's folder.
-        file: data.yaml; None: what the folders say, names of classes from classes.txt or *.names if there is one.
+        file: data.yaml; None: names of classes are those of classes.txt or *.names if there is one. Without it, or
+            where it names no splits, they are what the folders say.
         images: those below `root`.
 
     Raises:
@@ -180,15 +185,15 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
         lines = _read(root / found[0].path) if found else []
         if isinstance(lines, str):
             raise UserError(f"{root / found[0].path}, which names the classes: {lines}; write it in UTF-8")
-        named = {entry: split_of(entry.path.rpartition("/")[0]) for entry in images.entries}
-        several = "train" in named.values()
-        splits = {entry: (split or "train") if several else "train" for entry, split in named.items()}
         names = [line.strip() for line in lines if line.strip()]
-        return Layout(names or None, splits, [root / found[0].path] if found else [])
+        return Layout(names or None, _by_folders(images), [root / found[0].path] if found else [])
     content = _yaml(file)
     if isinstance(content, str):
         raise UserError(f"{file}: {content}")
     layout = Layout(_names(content["names"], file), {}, [file])
+    if not any(content.get(key) for key in _KEYS):
+        layout.images = _by_folders(images)
+        return layout
     base = file.parent / str(content.get("path") or ".")
     members: dict[str, dict[Entry, None]] = {"train": {}, "val": {}, "test": {}}
     for key, split in _KEYS.items():
@@ -207,6 +212,13 @@ def read_layout(root: Path, file: Path | None, images: Images) -> Layout:
         layout.faults += [Fault(TWICE, str(file), f"{one.path}: {layout.images[one]} and {split}") for one in twice]
         layout.images |= dict.fromkeys(entries, split)
     return layout
+
+
+def _by_folders(images: Images) -> dict[Entry, str]:
+    """The split of each image by the names of its folders; all are for training where none is called so."""
+    named = {entry: split_of(entry.path.rpartition("/")[0]) for entry in images.entries}
+    several = "train" in named.values()
+    return {entry: (split or "train") if several else "train" for entry, split in named.items()}
 
 
 def _names(given: Any, file: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from lightbed.draw.figure import DPI, INK, RIGHT, WRONG
 from lightbed.draw.grid import scale
+from lightbed.draw.letters import font_file, own_file
 from lightbed.draw.masks import colour
 from lightbed.draw.panels import Panel, as_pixels
 from lightbed.metrics.coco_ap import CROWD, box_ious, shown
@@ -204,14 +204,16 @@ def _write_tags(
     draw: ImageDraw.ImageDraw, objects: Sequence[Mark], places: Sequence[tuple[int, ...]], size: tuple[int, int]
 ) -> None:
     """Each object's tag at its box, where it covers no tag of a better one, as long as the image is to be seen."""
-    font = _font(max(11, round(max(size) / 44)))
-    above, below = font.getmetrics()
+    letters = max(11, round(max(size) / 44))
+    above, below = _font(own_file(), letters).getmetrics()
     taken: list[tuple[float, ...]] = []
     height, room = above + below + 1, _COVERED * size[0] * size[1]
     for mark, (x1, y1, x2, y2) in zip(objects, places, strict=True):
         if not mark.tag:
             continue
-        width = font.getlength(mark.tag) + 6
+        file, tag = font_file(mark.tag)
+        font = _font(file, letters)
+        width = font.getlength(tag) + 6
         spots = [(x1, y1 - height), (x1, y2 + 1), (x2 - width, y1 - height), (x2 - width, y2 + 1), (x1, y1),
                  (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]  # fmt: skip
         for left, top in spots:
@@ -225,7 +227,7 @@ def _write_tags(
                     return
                 taken.append(spot)
                 draw.rectangle(spot, fill=mark.colour)
-                draw.text((left + 3, top), mark.tag, font=font, fill=_ink(mark.colour))
+                draw.text((left + 3, top), tag, font=font, fill=_ink(mark.colour))
                 break
 
 
@@ -236,11 +238,8 @@ def _ink(ground: Colour) -> Colour:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all figures, which has the letters of many alphabets."""
-    import matplotlib as mpl
-
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)
 
 
 def _compared(prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from lightbed.draw.figure import (
     shorten,
     text_width,
 )
+from lightbed.draw.letters import spelled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def confusion_matrix(
     cell = side / count
     size = min(9.0, max(cell * 72 * 0.82, 5.5))
     probe = new_figure(1, 1)
-    names = [shorten(probe, name, 1.8, size) for name in classes]
+    names = [shorten(probe, spelled(name), 1.8, size) for name in classes]
     rows = [f"{name} ({total:,})" for name, total in zip(names, images, strict=True)]
     left = max(text_width(probe, row, size) for row in rows) + 0.5
     widest = max(text_width(probe, name, size) for name in names)
@@ -172,7 +173,7 @@ def label_scores(counts: np.ndarray, classes: Sequence[str], title: str, *below:
     figure = new_figure(8.2, height + _HEAD + 0.8)
     cut = [f"the {most} labels with the lowest F1"] if len(order) < len(classes) else []
     headline(figure, title, *below[:-1], ", ".join([*below[-1:], *cut]))
-    names = [shorten(figure, f"{classes[i]} ({found[i] + missed[i]:,})", 1.9, 8) for i in order]
+    names = [shorten(figure, f"{spelled(classes[i])} ({found[i] + missed[i]:,})", 1.9, 8) for i in order]
     left = max(text_width(figure, name, 8) for name in names) + 0.3
     axes = place(figure, left, 0.5, 8.2 - left - 2.1, height)
     rows = np.arange(len(order))

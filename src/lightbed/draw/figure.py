@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightbed.draw.letters import families, spelled
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -32,6 +34,12 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def pixels(figure: "Figure") -> np.ndarray:
     """The figure as an image uint8 (H, W, 3)."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().isascii():
+            text.set_family(families(text.get_text()))
+            text.set_text(spelled(text.get_text()))
     canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -87,7 +95,8 @@ def text_width(figure: "Figure", text: str, size: float, **style: Any) -> float:
     from matplotlib.font_manager import FontProperties
 
     canvas: Any = figure.canvas
-    measure, font = canvas.get_renderer().get_text_width_height_descent, FontProperties(size=size, **style)
+    measure, text = canvas.get_renderer().get_text_width_height_descent, spelled(text)
+    font = FontProperties(family=families(text), size=size, **style)
     return max(float(measure(line, font, False)[0]) for line in text.split("\n")) / DPI
 
 

@@ -172,8 +172,10 @@ def _outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
     if isinstance(output, Tensor):
         output = (output,)
     if not isinstance(output, tuple):
+        named = f" of {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
         raise UserError(
-            f"the model's output is a {type(output).__name__}; a classifier's network returns logits (N, K)"
+            f"the model's output is a {type(output).__name__}{named}; a classifier's network returns logits (N, K), "
+            "alone, first in a tuple, or as `out` in a dict"
         )
     main, *auxiliary = [_full(logits) for logits in output if logits is not None]
     return main, auxiliary

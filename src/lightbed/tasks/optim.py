@@ -80,7 +80,12 @@ def parameter_groups(
     ]
     found = named + ([{"params": rest, "name": "rest" if rates else "all"}] if rest else [])
     if not found:
-        raise UserError(f"nothing is left to train: task.rates={dict(rates)} freezes the whole model")
+        why = (
+            f"task.rates={dict(rates)} freezes the whole model"
+            if rates
+            else "the model has no parameters with gradient"
+        )
+        raise UserError(f"nothing is left to train: {why}")
     return found
 
 

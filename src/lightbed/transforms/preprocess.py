@@ -68,8 +68,8 @@ class Preprocess(nn.Module):
         how: dict[str, Any] = {"interpolation": F.InterpolationMode.NEAREST_EXACT} if mask else {"antialias": True}
         scaled: Tensor = F.resize(image, self._scaled_size(image.shape[-2:]), **how)
         if self.resize == "crop":
-            scaled = F.center_crop(scaled, list(self.size)).contiguous()
-        return scaled
+            scaled = F.center_crop(scaled, list(self.size))
+        return scaled.contiguous()  # of an image a pixel wide or high, too, which torchvision takes as channels last
 
     def factors(self, own: tuple[int, int]) -> tuple[float, float]:
         """By how much `fit` scales height and width of an image of size `own`, before it crops."""
