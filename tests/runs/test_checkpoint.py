@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.errors import UserError
+from lightbed.runs import checkpoint
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.history import read_history
 from lightbed.runs.load import load_run
@@ -34,6 +36,7 @@ torch.set_num_threads(1)
 path, writer = Path(sys.argv[1]) / "last.ckpt", AtomicCheckpointIO()
 content = {"weights": torch.zeros(500_000), "number": 0}
 writer.save_checkpoint(content, path)
+writer.teardown()
 seen = set()
 for kill in range(6):
     child = os.fork()
@@ -61,12 +64,15 @@ print(len(seen), len(list(path.parent.iterdir())))
 
 def test_a_full_disk_is_said_in_one_line_and_keeps_the_former_one(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"number": 1}, path)
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"number": 1}, path)
+    writer.wait()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
+        writer.save_checkpoint({"weights": torch.zeros(1_000_000), "number": 2}, path)
         with pytest.raises(OSError, match=r"cannot write .*last\.ckpt.*the former checkpoint is whole") as caught:
-            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000), "number": 2}, path)
+            writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
@@ -82,13 +88,57 @@ def test_no_space_left_on_the_device(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip(f"mount is not allowed here: {mounted.stderr.decode().strip()}")
     try:
-        AtomicCheckpointIO().save_checkpoint({"number": 1}, small / "last.ckpt")
+        writer = AtomicCheckpointIO()
+        writer.save_checkpoint({"number": 1}, small / "last.ckpt")
+        writer.wait()
+        writer.save_checkpoint({"weights": torch.zeros(1_000_000)}, small / "last.ckpt")
         with pytest.raises(OSError, match="No space left on device") as caught:
-            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, small / "last.ckpt")
+            writer.wait()
         assert "\n" not in str(caught.value)
         assert torch.load(small / "last.ckpt", weights_only=True) == {"number": 1}
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_checkpoint_is_as_it_was_when_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is slow, weights go on changing, and the files are written in their order."""
+    written = []
+
+    def slow(content: Any, target: Path) -> None:
+        go_on.wait()
+        written.append(target.name)
+        write(content, target)
+
+    write, go_on = checkpoint._write, threading.Event()
+    monkeypatch.setattr(checkpoint, "_write", slow)
+    writer, weights = AtomicCheckpointIO(), torch.zeros(3)
+    for name in ("best", "last"):
+        writer.save_checkpoint({"weights": weights}, tmp_path / name)
+        weights += 1
+    writer.wait(0.01)
+    assert not written, "nobody waited for the disk"
+    go_on.set()
+    assert writer.load_checkpoint(tmp_path / "last", weights_only=True)["weights"].tolist() == [1, 1, 1]
+    assert torch.load(tmp_path / "best", weights_only=True)["weights"].tolist() == [0, 0, 0]
+    assert written == ["best", "last"]
+    writer.teardown()
+
+
+def test_large_checkpoints_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_HELD", 1_000)
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"nested": [{"weights": torch.zeros(500)}]}, tmp_path / "large")
+    assert (tmp_path / "large").is_file()
+    assert not writer.pending
+
+
+def test_a_fault_of_the_disk_is_told_once_and_at_the_latest_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({}, tmp_path / "file" / "last.ckpt")  # no folder
+    with pytest.raises(OSError, match=r"cannot write .*last\.ckpt .File exists."):
+        writer.teardown()
+    writer.teardown()
 
 
 def test_the_card_is_plain_values(digits_run: Path) -> None:

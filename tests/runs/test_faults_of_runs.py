@@ -200,7 +200,7 @@ def test_the_cpu_has_no_class_for_it(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 
 def test_images_that_differ_in_size_are_said_to() -> None:
-    trainer: Any = SimpleNamespace(callbacks=[memory.Place()])
+    trainer: Any = SimpleNamespace(callbacks=[memory.Place()], world_size=1)
     with (
         pytest.raises(memory.OutOfMemoryError, match=r"data\.batch_size=4 images of their own sizes \(MemoryError\)"),
         memory.told(trainer, DataModule(batch_size=4)),

@@ -13,13 +13,14 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightbed.errors import UserError
-from lightbed.runs.checkpoint import check_readable
+from lightbed.runs.checkpoint import check_readable, settle
 from lightbed.runs.log import say
 from lightbed.runs.results import near
 from lightbed.runs.signals import Request, Stop
 from lightbed.runs.unfinished import metric_states, restore_metrics
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
+_PATIENCE = 0.01  # share of an epoch that a run waits for the disk at its end
 # What Lightning's counter of validation batches says in the middle of the first one: a resumed run validates anew
 _BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
@@ -128,6 +129,7 @@ class Checkpoints(Checkpoint):
         self.request.close()
         if self.behind:
             self._save_last(trainer)
+        settle(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self.request.close()
@@ -152,6 +154,7 @@ class Checkpoints(Checkpoint):
 
     def _stop_if(self, trainer: Trainer, wanted: int) -> None:
         if wanted == _STOP:
+            settle(trainer)
             folder = shlex.quote(str(near(Path(trainer.default_root_dir))))
             if trainer.is_global_zero:
                 say(f"stopped after step {trainer.global_step:,}; it goes on with lightbed train resume={folder}")
@@ -163,6 +166,9 @@ class Checkpoints(Checkpoint):
         path = self.path(trainer, "last")
         first = not path.exists()
         trainer.save_checkpoint(path)
+        # at the end of a short epoch the disk catches up while the next one begins: a kill then costs that epoch, too
+        patience = None if first or self.in_epoch else _PATIENCE * (time.monotonic() - self.saved_at)
+        settle(trainer, patience)
         self.in_epoch = False
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
         if first and trainer.is_global_zero:

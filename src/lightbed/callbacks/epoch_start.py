@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightbed.errors import UserError
+from lightbed.runs.checkpoint import settle
 
 
 class EpochStart(Checkpoint):
@@ -16,14 +16,11 @@ class EpochStart(Checkpoint):
     its counters are those of an epoch's end, whatever the batch size is.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        if trainer.world_size > 1:  # the others would wait for the one that ran out
-            raise UserError("trainer.batch_size_on_oom=halve is for a run in one process: use stop")
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         trainer.save_checkpoint(self._path(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        settle(trainer)
         self._path(trainer).unlink(missing_ok=True)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002

@@ -29,9 +29,9 @@ from lightbed.data.base import DataModule
 from lightbed.errors import Pruned, UserError, nearest, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
-from lightbed.runs import kernels, memory, sharded, transfer
+from lightbed.runs import kernels, memory, processes, sharded, transfer
 from lightbed.runs.board import Board, parameters
-from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint, settle
 from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
@@ -100,7 +100,8 @@ def run(config: build.Config, record: Record, last: Path | None = None, since: i
     """`run_once`, and again in smaller batches where it ran out of memory and `trainer.batch_size_on_oom` says so."""
     while True:
         try:
-            return run_once(config, record, last, since)
+            with processes.noted(record):
+                return run_once(config, record, last, since)
         except memory.OutOfMemoryError as error:
             config = memory.halved(error, config, record)
         memory.free()  # the error, which held the failed step, is gone here
@@ -134,19 +135,8 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     say(f"{config['name']} in {folder}" + ("" if since is None else f" goes on after step {since:,}"))
 
     trainer = make_trainer(config, record, since)
-    if "val" not in data.splits:
-        trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
-    epochs = trainer.max_epochs
-    if epochs:
-        skip_empty_hooks(trainer, task)
-        with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
-            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    else:
-        # zero epochs are a run, too: the untrained network is tested
-        trainer.strategy.connect(task)
-        trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
-        metrics = evaluate(config, trainer, task, data)
+    with processes.together(trainer, record):
+        metrics = fit_and_test(config, trainer, task, data, last)
     final = write_metrics(folder, metrics, tested_epoch(trainer), write=record.writes)
     if record.writes:
         show_results(folder, metrics, task, Path(config["paths"]["outputs"]))
@@ -154,6 +144,25 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         if isinstance(logger, Board):
             logger.finish("done", record.spent(), trainer.global_step)
     return final.get(task.monitor)
+
+
+def fit_and_test(
+    config: build.Config, trainer: L.Trainer, task: Task, data: DataModule, last: Path | None
+) -> dict[str, float]:
+    """Train, from the checkpoint `last` on where there is one, and test; returns what was found in the test."""
+    if "val" not in data.splits:
+        trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
+    if trainer.max_epochs:
+        skip_empty_hooks(trainer, task)
+        with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+    else:
+        # zero epochs are a run, too: the untrained network is tested
+        trainer.strategy.connect(task)
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        settle(trainer)
+    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+        return evaluate(config, trainer, task, data)
 
 
 def set_machine(threads: int) -> None:
@@ -261,8 +270,10 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
-    if trainer.world_size > 1 and config["trainer"].get("nan") == "skip":  # Lightning has all processes take each step
-        raise UserError("trainer.nan=skip is for a run in one process: use stop")
+    if trainer.world_size > 1:
+        for key, value in (("nan", "skip"), ("batch_size_on_oom", "halve")):  # all processes must take each step
+            if config["trainer"].get(key) == value:
+                raise UserError(f"trainer.{key}={value} is for a run in one process: use stop")
     return trainer
 
 

@@ -1,43 +1,129 @@
 """Checkpoint files: written whole or not at all, loaded without running code."""
 
 import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as until_done
+from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from lightbed.errors import UserError, first_sentence
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
 FORMAT = 1  # of the key `lightbed` in a checkpoint
+_HELD = (
+    256 * 2**20
+)  # bytes of checkpoints that are held in memory until the disk has them; larger ones go there at once
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, flushes it to the disk and renames it over the former one.
 
     Lightning's own writer goes through $TMPDIR; where that is another file system, a kill in the middle of the copy
-    destroys the former checkpoint too.
+    destroys the former checkpoint too. The disk is slow where epochs are short, so a checkpoint is copied in memory and
+    a thread writes it while the run goes on, in the order in which they were saved.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.writer: ThreadPoolExecutor | None = None
+        self.pending: dict[Future[None], int] = {}  # and its bytes
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
-        target = Path(path).absolute()
-        beside = target.with_name(f".{target.name}.tmp")
+        """Take the checkpoint as it is now; the disk may have it later, see `wait`.
+
+        Raises:
+            OSError: this one or one before could not be written; the file that it would replace is whole.
+        """
+        target, size = Path(path).absolute(), _bytes(checkpoint)
+        self.wait(None if size + sum(self.pending.values()) > _HELD else 0)
+        if size > _HELD:
+            _write(checkpoint, target)
+            return
+        content = BytesIO()
+        torch.save(checkpoint, content)
+        self.writer = self.writer or ThreadPoolExecutor(1, "checkpoint")
+        self.pending[self.writer.submit(_write, content, target)] = size
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until the disk has all that was saved, or for so many seconds.
+
+        Raises:
+            OSError: one could not be written; the former file is whole.
+        """
+        for done in until_done(self.pending, seconds).done:
+            del self.pending[done]
+            done.result()
+
+    def remove_checkpoint(self, path: Any) -> None:
+        self.wait()
+        super().remove_checkpoint(path)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.wait()
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def teardown(self) -> None:
+        """Lightning calls it at the end of a fit and where that fails."""
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-            sync_folder(target.parent)
-        except BaseException as error:
-            beside.unlink(missing_ok=True)
-            # torch reports a full disk as a position that it did not expect; the cause is behind it
-            cause = error.__context__ if isinstance(error, RuntimeError) else error
-            if isinstance(cause, OSError):
-                why = os.strerror(cause.errno) if cause.errno else str(cause)
-                raise OSError(cause.errno, f"cannot write {target} ({why}); the former checkpoint is whole") from error
-            raise
+            self.wait()
+        finally:
+            if self.writer is not None:
+                self.writer.shutdown()
+                self.writer = None
+
+
+def settle(trainer: "Trainer", seconds: float | None = None) -> None:
+    """Wait until the disk has the checkpoints that a trainer saved, or for so many seconds; see `wait` above."""
+    writer = trainer.strategy.checkpoint_io
+    if isinstance(writer, AtomicCheckpointIO):  # a trainer of somebody's own may have another
+        writer.wait(seconds)
+
+
+def _bytes(value: Any) -> int:
+    """How large the tensors of a nest are."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def _write(content: BytesIO | dict[str, Any], target: Path) -> None:
+    """Write a checkpoint, or the bytes of one, in the place of the former one, once it is whole on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    beside = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            if isinstance(content, BytesIO):
+                file.write(content.getbuffer())
+            else:
+                torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+        sync_folder(target.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        # torch reports a full disk as a position that it did not expect; the cause is behind it
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError):
+            why = os.strerror(cause.errno) if cause.errno else str(cause)
+            raise OSError(cause.errno, f"cannot write {target} ({why}); the former checkpoint is whole") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

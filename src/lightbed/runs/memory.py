@@ -58,7 +58,7 @@ def told(trainer: L.Trainer, data: DataModule) -> Iterator[None]:
         if not _is_memory(error):
             raise
         where = next(callback.where for callback in trainer.callbacks if isinstance(callback, Place))  # type: ignore[attr-defined]
-        raise OutOfMemoryError(_explain(error, where, data), where) from error
+        raise OutOfMemoryError(_explain(error, where, data, alone=trainer.world_size == 1), where) from error
 
 
 def _is_memory(error: BaseException | None) -> bool:
@@ -73,7 +73,7 @@ def _is_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _explain(error: BaseException, where: dict[str, Any], data: DataModule) -> str:
+def _explain(error: BaseException, where: dict[str, Any], data: DataModule, *, alone: bool) -> str:
     training = where["stage"] == "train"
     key, size = ("batch_size", data.batch_size) if training else ("eval_batch_size", data.eval_batch_size)
     pixels = data.preprocess.size
@@ -83,7 +83,11 @@ def _explain(error: BaseException, where: dict[str, Any], data: DataModule) -> s
     if training:
         tries[0] += " (with as many times more trainer.accumulate_grad_batches the result stays nearly the same)"
     tries += ["trainer.precision=bf16-mixed", "smaller data.image_size"]
-    by_itself = "" if where["stage"] == "test" else ", or trainer.batch_size_on_oom=halve, which halves it by itself"
+    by_itself = (
+        ""
+        if where["stage"] == "test" or not alone
+        else ", or trainer.batch_size_on_oom=halve, which halves it by itself"
+    )
     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
     return (
         f"out of memory in {place} with data.{key}={size} images of {shape} ({reason}): try "

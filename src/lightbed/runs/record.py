@@ -173,8 +173,12 @@ class Record:
     def _fail(self, error: BaseException) -> None:
         kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
         self.finish("failed", error=f"{kind}{error}")
+        self.note("".join(traceback.format_exception(error)))
+
+    def note(self, text: str) -> None:
+        """Add lines to log.txt that nobody is told on the terminal."""
         with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+            file.write(text)
 
 
 def _interrupted(error: BaseException | None) -> bool:
