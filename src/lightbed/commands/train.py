@@ -2,7 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from lightbed.data.base import DataModule
 from lightbed.errors import Pruned, UserError, nearest, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
-from lightbed.runs import kernels, memory, sharded, transfer
+from lightbed.runs import kernels, memory, peers, sharded, transfer
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightbed.runs.differences import changed_files, known_files
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> float | None:
         UserError: the configuration or the data is wrong.
     """
     config = build.resolve(cfg)
+    peers.settle_rank(config["trainer"])
     with sigterm_stops():
         resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
@@ -73,8 +75,9 @@ def go_on(cfg: DictConfig) -> float | None:
     if hydra.mode == RunMode.MULTIRUN:
         raise UserError("resume goes on with one run: leave out -m")
     folder = folders.find_run(cfg.resume)
+    config = own_config(folder, cfg, list(hydra.overrides.task))
+    peers.settle_rank(config["trainer"])
     with alone(folder):
-        config = own_config(folder, cfg, list(hydra.overrides.task))
         last = folder / "checkpoints" / "last.ckpt"
         before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
         if read_record(folder).get("status") == "done" and not longer(config, before):
@@ -138,13 +141,13 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
     epochs = trainer.max_epochs
     if epochs:
         skip_empty_hooks(trainer, task)
-        with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+        with stages(config, trainer, data):
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
-    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+    with stages(config, trainer, data):
         metrics = evaluate(config, trainer, task, data)
     final = write_metrics(folder, metrics, tested_epoch(trainer), write=record.writes)
     if record.writes:
@@ -153,6 +156,13 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         if isinstance(logger, Board):
             logger.finish("done", record.spent(), trainer.global_step)
     return final.get(task.monitor)
+
+
+@contextmanager
+def stages(config: build.Config, trainer: L.Trainer, data: DataModule) -> Iterator[None]:
+    """Tell faults of fit, validation and test that torch has no plain words for."""
+    with peers.told(trainer), memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+        yield
 
 
 def set_machine(threads: int) -> None:
@@ -258,6 +268,7 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
+    peers.check_number(trainer)
     if trainer.world_size > 1 and config["trainer"].get("nan") == "skip":  # Lightning has all processes take each step
         raise UserError("trainer.nan=skip is for a run in one process: use stop")
     return trainer

@@ -25,6 +25,7 @@ from lightbed.errors import Pruned, RunError, UserError
 from lightbed.runs.checkpoint import sync_folder
 from lightbed.runs.log import close_log, leave_out_no_news, open_log
 from lightbed.runs.peak import begin_peak, peak_memory
+from lightbed.runs.peers import leave_word
 from lightbed.runs.provenance import code_digest, git_state, hardware, packages, variables, versions
 from lightbed.runs.signals import Stop
 
@@ -155,6 +156,8 @@ class Record:
             elif self.writes:
                 with suppress(OSError, RunError):  # the disk may be full, which `error` then says
                     self._fail(error)
+            elif not getattr(error, "agreed", False):
+                leave_word(self.folder, error)
         finally:
             if self.log is not None:
                 close_log(self.log)
