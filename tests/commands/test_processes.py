@@ -38,7 +38,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         assert two == pytest.approx(one, rel=1e-5)
 
 
-def test_sharding_says_that_it_needs_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", *WORDS, "trainer.strategy=fsdp", f"paths.outputs={tmp_path}"]) == 2
-    told = "lightbed: trainer.strategy=fsdp needs GPUs, and trainer.accelerator=gpu to say so; here it is cpu\n"
-    assert capsys.readouterr().err == told
+def test_strategies_that_cannot_be_had_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for word, told in (
+        ("trainer.strategy=fsdp_cpu_offload", "does not leave checkpoints in one file: use fsdp or ddp"),
+        ("+trainer.sync_batchnorm=true", "is for GPUs: torch has no such batch norm on a CPU"),
+    ):
+        assert main(["train", *WORDS, word, f"paths.outputs={tmp_path}"]) == 2
+        assert capsys.readouterr().err == f"lightbed: {word.lstrip('+')} {told}\n"

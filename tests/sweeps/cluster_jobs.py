@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 
 from lightbed.callbacks.checkpoint import Checkpoints
 from lightbed.models.cnn import CNN
+from lightbed.sweeps.search import open_storage
 
 PATIENCE = 600.0  # seconds; machines may be busy
 SMALL = ["trainer.accelerator=cpu", "threads=1", "data.limit=300", "callbacks.pictures=null", "callbacks.curves=null"]
@@ -23,6 +24,13 @@ def probes(folder: Path, whats: str) -> list[str]:
     (folder / "conf" / "model" / "probe.yaml").write_text(option)
     words = ["-cd", str(folder / "conf"), "model=probe", f"model.notes={folder}", f"model.what={whats}"]
     return [*words, *QUICK, "trainer.max_epochs=0"]
+
+
+def states(sweep: Path) -> dict[str, str]:
+    """How the trials of a search over `model.what` ended, as its study has it."""
+    storage = open_storage(sweep)
+    (study,) = storage.get_all_studies()
+    return {trial.params["model.what"]: trial.state.name for trial in storage.get_all_trials(study._study_id)}
 
 
 def build(what: str, notes: str, in_channels: int, num_classes: int) -> CNN:

@@ -1,4 +1,7 @@
-"""A real Slurm of one node, with accounting and two fake GPUs, for as long as its standard input stays open.
+"""A real Slurm with accounting, for as long as its standard input stays open.
+
+It has two nodes, both on this machine: the first has two fake GPUs, the second one core, which jobs of the partition
+`low` lose to those of `high`; `pair` is both nodes.
 
 unshare --net --pid --fork --kill-child --mount-proc python slurm_node.py FOLDER
 
@@ -18,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 GPUS, CPUS, PATIENCE = 2, 4, 300.0
-PORTS = {"controller": 16817, "node": 16818, "accounting": 16819, "database": 16820}
+PORTS = {"controller": 16817, "node": 16818, "accounting": 16819, "database": 16820, "second": 16821}
 PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "mariadb", "slurmdbd", "slurmctld", "slurmd", "sbatch", "ip")
 
 SLURM = """
@@ -32,9 +35,9 @@ AuthInfo=socket={folder}/munge.sock
 SlurmUser={user}
 SlurmdUser={user}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmdParameters=config_overrides
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -50,9 +53,15 @@ AccountingStoragePort={accounting}
 AccountingStoragePass={folder}/munge.sock
 ReturnToService=2
 KillWait=30
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} Gres=gpu:{gpus}
+NodeName={host}-2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=1
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=pair Nodes={host},{host}-2 MaxTime=INFINITE State=UP
+PartitionName=low Nodes={host}-2 PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=high Nodes={host}-2 PriorityTier=10 MaxTime=INFINITE State=UP
 """
 ACCOUNTING = """
 AuthType=auth/munge
@@ -89,7 +98,7 @@ class Node:
 
     def write(self) -> None:
         """Write what the programs read."""
-        for name in ("state", "spool", "devices"):
+        for name in ("state", "devices", "spool", f"spool/{self.words['host']}", f"spool/{self.words['host']}-2"):
             (self.folder / name).mkdir()
         for i in range(GPUS):
             os.mknod(self.folder / "devices" / f"nvidia{i}", 0o20666, os.makedev(1, 3))  # it is /dev/null
@@ -97,7 +106,9 @@ class Node:
             (self.folder / name).write_text(text.format(**self.words))
             (self.folder / name).chmod(0o600)  # slurmdbd insists
         devices = f"{self.folder}/devices/nvidia[0-{GPUS - 1}]"
-        (self.folder / "gres.conf").write_text(f"Name=gpu File={devices} Flags=nvidia_gpu_env\n")
+        (self.folder / "gres.conf").write_text(
+            f"NodeName={self.words['host']} Name=gpu File={devices} Flags=nvidia_gpu_env\n"
+        )
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # none of its controllers is used
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
@@ -123,12 +134,13 @@ class Node:
         self.wait("the accounting", lambda: works("sacctmgr", "-i", "-n", "list", "cluster"))
         works("sacctmgr", "-i", "-Q", "add", "cluster", "test")
         self.child("slurmctld", "-D", "-i")
-        self.child("slurmd", "-D", "-N", str(self.words["host"]))
-        self.wait("the node", lambda: output("sinfo", "-h", "-o", "%t").strip() == "idle")
+        for name in (self.words["host"], f"{self.words['host']}-2"):
+            self.child("slurmd", "-D", "-N", str(name))
+        self.wait("the nodes", lambda: set(output("sinfo", "-h", "-N", "-o", "%t").split()) == {"idle"})
 
     def child(self, *command: str) -> None:
         """Start a program that stays."""
-        with (self.folder / f"{command[0]}.out").open("wb") as out:
+        with (self.folder / f"{command[0]}.out").open("ab") as out:
             self.children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out))
 
     def wait(self, what: str, there: Callable[[], bool]) -> None:

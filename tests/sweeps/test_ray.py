@@ -2,15 +2,21 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from cluster_jobs import probes
+from cluster_jobs import PATIENCE, probes, states
 
 from lightbed.cli import main
+from lightbed.errors import UserError
+from lightbed.sweeps.on_ray import Actors, Ray
 
 HERE = Path(__file__).parent
 
@@ -27,6 +33,21 @@ def test_without_ray_one_line_says_what_is_missing(
     ):
         assert main([*words, *more]) == 2
         assert capsys.readouterr().err == f"lightbed: {told}\n"
+
+
+def test_a_job_that_no_node_has_room_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray would let it wait for ever."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    engine = Actors.__new__(Actors)
+    engine.ray, engine.settings, engine.told = SimpleNamespace(nodes=lambda: nodes), Ray(), False
+    engine._check_room(4, 0)
+    for cores, gpus in ((5, 0), (1, 0.5)):
+        with pytest.raises(UserError, match=f"takes {cores} cores and {gpus} GPUs .* have 4 cores and 0 GPUs"):
+            engine._check_room(cores, gpus)
+    engine.settings = Ray(init={"address": "auto"})  # one that is there may grow
+    for _ in range(2):
+        engine._check_room(5, 0)
+    assert capsys.readouterr().err.count("jobs wait until there is one with as much") == 1
 
 
 @pytest.mark.slow
@@ -55,3 +76,47 @@ def test_two_jobs_share_a_gpu_and_a_killed_one_costs_itself(tmp_path: Path) -> N
     assert [line.split()[1] for line in (tmp_path / "seen").read_text().splitlines()] == ["0"] * 4
     assert "killed by SIGKILL" in (many / "model.what=kill,seed=0" / "log.txt").read_text()
     assert "2 of 4 jobs did not end well" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_that_is_there_goes_on_without_a_killed_trial(tmp_path: Path) -> None:
+    """It is joined by its address, its GPUs are shared, and it is still there afterwards."""
+    pytest.importorskip("ray")
+    many = tmp_path / "many"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
+        head = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--num-gpus=1",
+        ]
+        head += ["--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        cluster = subprocess.Popen([*head, f"--temp-dir={scratch}"], env=env, **quiet)  # type: ignore[call-overload]
+        try:
+            until = time.monotonic() + PATIENCE
+            while not list(Path(scratch).glob("session_*/sockets/raylet*")):
+                assert cluster.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.2)
+            ray = ["hydra/launcher=ray", "hydra.launcher.gpus_per_job=0.5", "hydra.launcher.cpus_per_job=1"]
+            ray += [f"+hydra.launcher.init.address='{address}'", f"hydra.sweep.dir={many}"]
+            search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.trials=2"]
+            command = [sys.executable, "-m", "lightbed", "train", "-m", *probes(tmp_path, "other,kill"), *ray, *search]
+            done = subprocess.run(command, env=env, capture_output=True, text=True)
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert states(many) == {"other": "COMPLETE", "kill": "FAIL"}, done.stdout
+            assert [line.split()[1] for line in (tmp_path / "seen").read_text().splitlines()] == ["0"] * 2
+            assert cluster.poll() is None
+        finally:
+            os.killpg(cluster.pid, signal.SIGTERM)
+            cluster.wait()

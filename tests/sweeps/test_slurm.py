@@ -1,4 +1,4 @@
-"""Multiruns on Slurm: a real one of one node, with accounting and two fake GPUs, in its own namespaces."""
+"""Multiruns on Slurm: a real one of two nodes, with accounting and two fake GPUs, in its own namespaces."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import slurm_node
-from cluster_jobs import PATIENCE, QUICK, probes
+from cluster_jobs import PATIENCE, QUICK, probes, states
 
 from exact import result
 from lightbed.cli import main
@@ -147,19 +147,26 @@ def test_failures_cost_one_job_each_and_each_has_a_gpu(cluster: Cluster, tmp_pat
 
 @pytest.mark.slow
 def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Path) -> None:
-    """One job is left alone, one is preempted, one comes to its time limit; the launcher is killed meanwhile."""
-    many = tmp_path / "many"
-    meet = "+callbacks.meet={_target_:cluster_jobs.Meet,names:[moved,late],name:${name}}"
-    words = ["name=still,moved,late", meet, "trainer.max_epochs=3", "model.channels=[4]", "hydra/launcher=slurm"]
-    process = cluster.start(*words, *QUICK, f"hydra.sweep.dir={many}")
-    moved, late = many / "name=moved", many / "name=late"
+    """One job is left alone, one queued again, one comes to its time limit; the launcher is killed meanwhile.
+
+    Another sweep's job is on a node that a partition of higher priority takes.
+    """
+    many, low = tmp_path / "many", tmp_path / "low"
+    meet = "+callbacks.meet={_target_:cluster_jobs.Meet,names:[moved,late,pushed],name:${name}}"
+    words = [meet, "trainer.max_epochs=3", "model.channels=[4]", "hydra/launcher=slurm", *QUICK]
+    process = cluster.start("name=still,moved,late", *words, f"hydra.sweep.dir={many}")
+    other = cluster.start("name=pushed", *words, "+hydra.launcher.options.partition=low", f"hydra.sweep.dir={low}")
+    moved, late, pushed = many / "name=moved", many / "name=late", low / "name=pushed"
     cluster.wait_for(process, lambda: (moved / "met").exists() and (late / "met").exists())
+    cluster.wait_for(other, lambda: (pushed / "met").exists())
     numbers = {name: job["attempts"][-1]["slurm"] for name, job in jobs(many).items()}
     process.kill()
     process.communicate()
     again = cluster.start(f"resume={many}", "trust=true")
     cluster.ask("scontrol", "requeue", numbers["name=moved"])
     cluster.ask("scancel", "--signal=USR2", numbers["name=late"])
+    cluster.ask("sbatch", "--partition=high", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.release(other, jobs(low)["name=pushed"]["attempts"][-1]["slurm"])
     for name in ("name=moved", "name=late"):
         cluster.release(again, numbers[name])
     shown, _ = again.communicate()
@@ -171,6 +178,10 @@ def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Pa
         assert [entry["step"] for entry in record["resumed"]] == [5]
         assert result(many / name) == result(many / "name=still")
     assert "the time limit is near" in (late / "console.log").read_text()
+    shown, _ = other.communicate()
+    assert other.returncode == 0, shown
+    assert [entry["step"] for entry in json.loads((pushed / "run.json").read_text())["resumed"]] == [5]
+    assert result(pushed) == result(many / "name=still")
     assert "REQUEUED" in cluster.ask("sacct", "-D", "-X", "-n", "-P", "-j", numbers["name=moved"], "-o", "State")
 
 
@@ -192,13 +203,41 @@ def test_ctrl_c_ends_all_jobs_where_they_can_go_on(cluster: Cluster, tmp_path: P
 
 @pytest.mark.slow
 def test_two_tasks_are_one_run(cluster: Cluster, tmp_path: Path) -> None:
-    """DDP in two tasks of Slurm gives what it gives in two processes without it, in one folder."""
-    words = [*QUICK, "trainer.max_epochs=1", "model.channels=[4]", "trainer.devices=2", "trainer=ddp"]
-    process = cluster.start(*words, "seed=1", "hydra/launcher=slurm", f"hydra.sweep.dir={tmp_path / 'many'}")
-    shown, _ = process.communicate()
-    assert process.returncode == 0, shown
-    alone = [sys.executable, "-m", "lightbed", "train", *words, "seed=1", f"hydra.run.dir={tmp_path / 'alone'}"]
+    """DDP in two tasks of a node, or on two nodes, gives what two processes give without Slurm, in one folder."""
+    words = ["trainer=ddp", *QUICK, "trainer.max_epochs=1", "model.channels=[4]", "seed=1"]
+    pair = ["trainer.devices=1", "trainer.num_nodes=2", "+hydra.launcher.options.partition=pair"]
+    sweeps = {tmp_path / "tasks": ["trainer.devices=2"], tmp_path / "nodes": pair}
+    started = [
+        cluster.start(*words, *more, "hydra/launcher=slurm", f"hydra.sweep.dir={many}") for many, more in sweeps.items()
+    ]
+    alone = [
+        sys.executable,
+        "-m",
+        "lightbed",
+        "train",
+        *words,
+        "trainer.devices=2",
+        f"hydra.run.dir={tmp_path / 'alone'}",
+    ]
     assert subprocess.run([*alone, f"paths.outputs={tmp_path}"], env=cluster.env, capture_output=True).returncode == 0
-    (folder,) = (path.parent for path in (tmp_path / "many").glob("*/run.json"))
-    assert [job["status"] for job in jobs(tmp_path / "many").values()] == ["done"]
-    assert result(folder) == result(tmp_path / "alone")
+    for many, process in zip(sweeps, started, strict=True):
+        shown, _ = process.communicate()
+        assert process.returncode == 0, shown
+        (folder,) = (path.parent for path in many.glob("*/run.json"))
+        assert [job["status"] for job in jobs(many).values()] == ["done"]
+        assert result(folder) == result(tmp_path / "alone")
+    name = jobs(tmp_path / "nodes").popitem()[1]["attempts"][0]["slurm"]
+    assert cluster.ask("sacct", "-X", "-n", "-P", "-j", name, "-o", "NNodes").strip() == "2"
+
+
+@pytest.mark.slow
+def test_a_search_goes_on_without_the_trial_that_is_killed(cluster: Cluster, tmp_path: Path) -> None:
+    """It is told to the study as a failure; the others are complete, and the best is written down."""
+    many = tmp_path / "many"
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=1", "hydra.launcher.jobs=2"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.trials=3"]
+    process = cluster.start(*probes(tmp_path, "fine,kill,other"), *slurm, *search, f"hydra.sweep.dir={many}")
+    shown, _ = process.communicate()
+    assert process.returncode == 1, shown
+    assert states(many) == {"fine": "COMPLETE", "kill": "FAIL", "other": "COMPLETE"}, shown
+    assert "experiment=best" in shown

@@ -22,9 +22,9 @@ PATIENCE = 30.0  # seconds after which a file that the first process wrote must 
 class Together(Callback):
     """Has the processes of a run agree before they train, and keeps them together; with one process it does nothing.
 
-    Lightning or Slurm starts the processes of a node with one command line, but those of several nodes may be started by
-    hand: that one has other settings, sees other data, or cannot see the run folder is told before the first step, in
-    all of them.
+    Lightning or Slurm starts the processes of a node with one command line, but those of several nodes may be started
+    by hand: that one has other settings, sees other data, or cannot see the run folder is told before the first step,
+    in all of them.
 
     Args:
         config: resolved, of this process.

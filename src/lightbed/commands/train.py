@@ -2,7 +2,8 @@
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def train(cfg: DictConfig) -> float | None:
         UserError: the configuration or the data is wrong.
     """
     config = build.resolve(cfg)
+    processes.settle_rank(config["trainer"])
     with sigterm_stops():
         resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
@@ -74,8 +76,9 @@ def go_on(cfg: DictConfig) -> float | None:
     if hydra.mode == RunMode.MULTIRUN:
         raise UserError("resume goes on with one run: leave out -m")
     folder = folders.find_run(cfg.resume)
+    config = own_config(folder, cfg, list(hydra.overrides.task))
+    processes.settle_rank(config["trainer"])
     with alone(folder):
-        config = own_config(folder, cfg, list(hydra.overrides.task))
         last = folder / "checkpoints" / "last.ckpt"
         before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
         if read_record(folder).get("status") == "done" and not longer(config, before):
@@ -154,15 +157,22 @@ def fit_and_test(
         trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
     if trainer.max_epochs:
         skip_empty_hooks(trainer, task)
-        with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+        with stages(config, trainer, data):
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     else:
         # zero epochs are a run, too: the untrained network is tested
         trainer.strategy.connect(task)
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
         settle(trainer)
-    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+    with stages(config, trainer, data):
         return evaluate(config, trainer, task, data)
+
+
+@contextmanager
+def stages(config: build.Config, trainer: L.Trainer, data: DataModule) -> Iterator[None]:
+    """Tell faults of fit, validation and test that torch has no plain words for."""
+    with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
+        yield
 
 
 def set_machine(threads: int) -> None:
@@ -270,6 +280,7 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
         enable_model_summary=False,  # callbacks.layers has a table of the network alone
         log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
     )
+    processes.check_number(trainer)
     if trainer.world_size > 1:
         for key, value in (("nan", "skip"), ("batch_size_on_oom", "halve")):  # all processes must take each step
             if config["trainer"].get(key) == value:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 FORMAT = 1  # of the key `lightbed` in a checkpoint
-_HELD = (
-    256 * 2**20
-)  # bytes of checkpoints that are held in memory until the disk has them; larger ones go there at once
+_HELD = 256 * 2**20  # bytes of checkpoints held in memory until the disk has them; larger ones go there at once
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -1,13 +1,14 @@
-"""Several processes of one run: what ends one of them ends all, and the first one says it."""
+"""Several processes of one run: how they were started, and what ends one of them ends all, and is said."""
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
@@ -19,13 +20,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightbed.errors import RunError, UserError
+from lightbed.folders import near
 from lightbed.runs.record import Record, write_text
 from lightbed.runs.signals import Stop
 
 _OFTEN = 0.2  # seconds between two looks
 _SETTLING = 1.0  # seconds in which a process that ended with an error may leave its note
 _GRACE = 10.0  # seconds in which a process that waits for one that is gone may notice it by itself
-_LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "Connection refused", "Socket Timeout")
+_LOST = (  # what torch says where another process is gone
+    "closed by peer",
+    "Connection reset",
+    "reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "Socket Timeout",
+    "remote process exited",
+    "communicator was aborted",
+)
 
 
 class Fault(NamedTuple):
@@ -40,17 +51,44 @@ class Fault(NamedTuple):
         return UserError(self.text) if self.mistake else RunError(self.text)
 
 
+def settle_rank(trainer: Mapping[str, Any]) -> None:
+    """Let the process that a user starts on a further machine know that it is not the first, before Lightning does.
+
+    Of torchrun's and Slurm's processes Lightning knows it by RANK and SLURM_PROCID. Otherwise NODE_RANK says it.
+    """
+    node = int(os.environ.get("NODE_RANK") or 0)
+    if (trainer.get("num_nodes") or 1) > 1 and node and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
+        rank_zero_only.rank = max(node, getattr(rank_zero_only, "rank", 0))  # type: ignore[attr-defined]
+
+
+def check_number(trainer: L.Trainer) -> None:
+    """Refuse other processes than torchrun has started: each would train by itself, or wait for ever.
+
+    Raises:
+        UserError: there are others.
+    """
+    started, here = (int(os.environ.get(name) or 0) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and here and started != trainer.world_size:
+        raise UserError(
+            f"torchrun started {started} processes, but trainer.devices and trainer.num_nodes make "
+            f"{trainer.world_size}: give trainer=ddp trainer.devices={here} trainer.num_nodes={started // here}"
+        )
+
+
 @contextmanager
 def noted(record: Record) -> Iterator[None]:
     """In a run's further processes, leave a note of what ends this one in the run's folder, for the first process.
 
-    Nothing is said here then, and the process ends with 0, for Lightning would kill the first one otherwise; where
-    torchrun or srun started it, with 1, for these shall end the others. It ends, too, when who started it is gone.
+    The first process of a further machine says it there, too. Of others nothing is said, and they end with 0, for
+    Lightning would kill the first one otherwise; where torchrun or srun started them, with 1, for these shall end the
+    others. They end, too, when who started them is gone.
     """
     if record.writes:
         yield
         return
-    _end_with(os.getppid())
+    first_here = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) == 0
+    if not first_here:
+        _end_with(os.getppid())
     try:
         yield
     except (Stop, SIGTERMException, KeyboardInterrupt, SystemExit):
@@ -65,6 +103,10 @@ def noted(record: Record) -> Iterator[None]:
             text = f"process {rank + 1} of the run: {kind}{' '.join(str(error).split())}"
             trace = "".join(traceback.format_exception(error))
             _leave(record.folder, rank, Fault(text, isinstance(error, UserError), trace))
+            if first_here:
+                raise
+        elif first_here:
+            raise RunError(f"another process of the run is gone; {_again(record.folder)}") from error
         raise SystemExit(0 if started_by_lightning else 1) from error
 
 
@@ -141,10 +183,9 @@ class Watch(threading.Thread):
             return None
         number, code = ended[0]
         how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        folder = self.record.folder
         return Fault(
-            f"process {number + 2} of {self.count} {how}: lightbed train resume={folder} goes on; where memory ran "
-            "out, lower data.num_workers or data.batch_size"
+            f"process {number + 2} of {self.count} {how}: {_again(self.record.folder)}; where memory ran out, lower "
+            "data.num_workers or data.batch_size"
         )
 
     def fault_behind(self, error: BaseException) -> Fault | None:
@@ -156,8 +197,7 @@ class Watch(threading.Thread):
         while (fault := self.fault()) is None and time.monotonic() < end:
             time.sleep(_OFTEN)
         if fault is None and not asked:
-            return Fault(f"another of the {self.count} processes is gone: lightbed train resume={self.record.folder} "
-                         "goes on")  # fmt: skip
+            return Fault(f"another of the {self.count} processes is gone: {_again(self.record.folder)}")
         return fault
 
     def end_others(self) -> None:
@@ -183,6 +223,10 @@ class Watch(threading.Thread):
         self.close()
         (self.record.folder / ".lock").unlink(missing_ok=True)
         os._exit(2 if fault.mistake else 1)
+
+
+def _again(folder: Path) -> str:
+    return f"lightbed train {shlex.quote(f'resume={near(folder)}')} goes on"
 
 
 def _is_consequence(error: BaseException) -> bool:

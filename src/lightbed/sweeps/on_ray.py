@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightbed.errors import UserError
+from lightbed.errors import UserError, first_sentence
 from lightbed.sweeps import order as orders
 from lightbed.sweeps.cluster import ClusterPool, Engine, Settings, State
 from lightbed.sweeps.devices import Need
@@ -69,19 +69,25 @@ class Actors:
 
         self.settings, self.ray = settings, ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(**{"log_to_driver": False, "logging_level": "error", **settings.init})
+        try:
+            ray.init(**{"log_to_driver": False, "logging_level": "error", **settings.init})
+        except (ConnectionError, ValueError, TypeError, RuntimeError) as error:
+            given = ", ".join(f"{name}={value}" for name, value in settings.init.items())
+            raise UserError(f"hydra.launcher.init ({given}): Ray says: {first_sentence(error)}") from error
         self.actors: dict[str, Any] = {}
+        self.told = False  # that no node is large enough
         self.asked: dict[str, Any] = {}  # the answer that is still to come from each
 
     def submit(self, job: Job, order: Order, need: Need) -> str:
         """Queue a job; gives its name.
 
         Raises:
-            UserError: it takes several nodes.
+            UserError: it takes several nodes, or more than this machine has.
         """
         if need.nodes > 1:
             raise UserError(f"trainer.num_nodes={need.nodes}: hydra/launcher=ray has jobs of one node only")
         cores = need.cores * need.tasks if self.settings.cpus_per_job is None else self.settings.cpus_per_job
+        self._check_room(cores, need.gpus)
         kind: Any = self.ray.remote(num_cpus=cores, num_gpus=need.gpus, max_restarts=0)(Worker)
         own = ("PYTHONPATH", "LIGHTBED_CACHE", "OMP_NUM_THREADS")
         variables = {**{name: os.environ[name] for name in own if name in os.environ}, **order.variables}
@@ -120,6 +126,24 @@ class Actors:
     def close(self) -> None:
         """Leave the cluster, or end it where it was started here."""
         self.ray.shutdown()
+
+    def _check_room(self, cores: float, gpus: float) -> None:
+        """Say so where no node is large enough for a job, which would wait for ever.
+
+        Raises:
+            UserError: and none can come, for the cluster was started here.
+        """
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
+            return
+        there = "; ".join(sorted({f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+        told = f"a job takes {cores:g} cores and {gpus:g} GPUs of one node, but those of Ray's cluster have {there}"
+        if not self.settings.init.get("address"):
+            keys = "hydra.launcher.gpus_per_job and cpus_per_job, or trainer.accelerator=cpu for jobs without GPUs"
+            raise UserError(f"{told}: set {keys}")
+        if not self.told:  # a cluster may grow
+            print(f"{told}: jobs wait until there is one with as much", file=sys.stderr, flush=True)
+        self.told = True
 
     def _forget(self, name: str) -> None:
         del self.asked[name]

@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
-from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler, spelled
+from lightbed.tasks.optim import OptimizerPartial, freeze, frozen_modules, make_optimizer, make_scheduler, spelled
 from lightbed.tasks.sharding import shard
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
@@ -116,7 +116,11 @@ class Task(L.LightningModule):
         return self.model(images)
 
     def configure_model(self) -> None:
-        """Share the network out where the strategy has processes for it; Lightning calls this before each stage."""
+        """Settle which weights train, and share them out where the strategy does; Lightning calls it for each stage.
+
+        That is before several processes agree on gradients to wait for, which frozen weights have none of.
+        """
+        freeze(self.model, spelled(self.rates or {}, self.parts))
         if self._device_mesh is not None:
             if self.channels_last:
                 raise UserError("trainer.strategy=fsdp does not go with task.channels_last=true: use trainer=ddp")
