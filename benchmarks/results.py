@@ -29,6 +29,7 @@ SYSTEMS = {
         "sweep=horse_or_human",
         "transfer_feature_extraction",
         "transfer_fine_tuning",
+        "sweep=transfer",
     ],
     "Localization": ["localizer", "overfeat"],
     "Detection": [
@@ -107,17 +108,20 @@ def rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
         return [[f"`{name}`", reported, figures, shown, f"{mine[-1]['seconds']:.0f}", machine(mine[-1]), remark]]
     newest = mine[-1]["folder"].parent
     jobs = sorted((run for run in mine if run["folder"].parent == newest), key=by_settings)
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for job in jobs:  # those that differ in their seed alone are told in one row
+        settings.setdefault(re.sub(r"(^|,)seed=\d+", "", job["folder"].name), []).append(job)
     return [
         [
-            f"`{name}`: {job['folder'].name}",
+            f"`{name}`: {setting or newest.name}",
             reported,
-            measured(job),
+            measured(*group),
             shown,
-            f"{job['seconds']:.0f}",
-            machine(job),
+            f"{mean(job['seconds'] for job in group):.0f}",
+            machine(group[0]),
             remark,
         ]
-        for job in jobs
+        for setting, group in settings.items()
     ]
 
 
@@ -151,13 +155,15 @@ def is_run(run: dict[str, Any], wanted: list[str], *more: str) -> bool:
     return sorted(words) == sorted(wanted)
 
 
-def measured(run: dict[str, Any]) -> str:
-    """The run's main figures: the tested ones, or the validated ones where there is no test split."""
-    metrics = run["metrics"]
-    stage = "test" if any(key.startswith("test/") for key in metrics) else "val"
-    return ", ".join(
-        f"{stage}/{name} {metrics[f'{stage}/{name}']:.4f}" for name in MAIN if f"{stage}/{name}" in metrics
-    )
+def measured(*runs: dict[str, Any]) -> str:
+    """Main figures: the tested ones, or the validated ones where there is no test split; mean ± deviation of several."""
+    known = set[str].intersection(*({*run["metrics"]} for run in runs))
+    stage = "test" if any(key.startswith("test/") for key in known) else "val"
+    told = []
+    for key in (f"{stage}/{name}" for name in MAIN if f"{stage}/{name}" in known):
+        values = [run["metrics"][key] for run in runs]
+        told.append(f"{key} {mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else ""))
+    return ", ".join(told) + (f" over {len(runs)} seeds" if len(runs) > 1 else "")
 
 
 def machine(run: dict[str, Any]) -> str:
