@@ -142,6 +142,18 @@ def test_one_backbones_names_in_every_task() -> None:
     assert align(small.state_dict(), TwoHeads(small, 3, (1, 8, 8)).state_dict()) == ("", "trunk.")
 
 
+def test_what_fits_by_chance_is_not_loaded(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    resnet, small = classifier("resnet18", 10).state_dict(), CNN(3, 10).state_dict()
+    # bn1 has 64 channels, as some of the other's norms have
+    assert align(resnet, small) == ("", "")
+    assert align({"a.weight": torch.ones(4, 4)}, {"b.weight": torch.ones(4, 4)}) == ("", ""), "a single layer"
+    assert align({"a.0.weight": torch.ones(4, 4)}, {"b.0.weight": torch.ones(4, 4)}) == ("a.", "b.")
+    torch.save(resnet, tmp_path / "resnet.pth")
+    words = ["model=cnn", "data=digits", f"weights={tmp_path / 'resnet.pth'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert main(["train", *QUICK, *words, f"paths.outputs={tmp_path}"]) == 2
+    assert "nothing in it fits model=lightbed.models.cnn.CNN: it begins with conv1.weight" in capfd.readouterr().err
+
+
 def test_a_cover_names_the_fewest_parts() -> None:
     names = ["stem.weight", "layer.0.weight", "layer.0.bias", "layer.1.weight", "head.weight", "head.bias"]
     assert cover(set(names), names) == ["stem", "layer", "head"]

@@ -106,18 +106,22 @@ def align(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[s
     """Which beginning of the source's names stands for which of the target's, so that the most numbers fit.
 
     A classifier's `layer1.0.conv1.weight` is a detector's `backbone.body.layer1.0.conv1.weight`: '', 'backbone.body.'.
+    What fits in all of that are vectors (biases, norms) does not count, nor does a single layer out of a network: its
+    `weight` and `bias` are named alike in every network.
     """
     best, most = ("", ""), 0
     places = _beginnings(target, 3)
     for here in _beginnings(source, 2):
         inner = {key[len(here) :]: value for key, value in source.items() if key.startswith(here)}
+        if here and not any("." in key for key in inner):
+            continue
         first = list(inner)[:8]
         for there in places:
             if not any(there + key in target for key in first):
                 continue
             fits = [value for key, value in inner.items() if _fits(value, target.get(there + key))]
-            numbers = sum(value.numel() for value in fits if value.ndim)  # counters of batches fit anywhere
-            if numbers > most:
+            numbers = sum(value.numel() for value in fits)
+            if numbers > most and any(value.ndim > 1 for value in fits):
                 best, most = (here, there), numbers
     return best
 
@@ -169,7 +173,7 @@ def begin(task: Task, config: build.Config, data: DataModule, last: Path | None)
         if key.startswith(here) and there + key[len(here) :] not in fresh
     }
     taken = {name: value for name, value in taken.items() if _fits(value, own.get(name))}
-    if not any(value.ndim for value in taken.values()):
+    if not any(value.ndim > 1 for value in taken.values()):
         raise UserError(
             f"weights={place}: nothing in it fits model={config['model']['_target_']}: {_shapes(source, own)}"
         )
