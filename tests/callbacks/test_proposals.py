@@ -56,7 +56,7 @@ def test_seconds_of_a_fit_and_a_test_and_recall(name: str) -> None:
     assert 0 < found["test/proposals"] <= 20
     assert 0 <= found["test/proposal_recall"] <= 1
     if name == "rcnn":
-        assert bool(task.model.settled), "the second stage has come before the validation"
+        assert bool(task.model.second.settled), "the second stage has come before the validation"
         boxes = task.model.proposals([data.preprocess(data.splits["test"][i][0]) for i in range(3)])
         assert found["test/proposals"] == pytest.approx(sum(map(len, boxes)) / 3)
     assert not task.model._forward_hooks, "hooks are gone at the end"

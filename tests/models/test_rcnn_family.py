@@ -3,8 +3,10 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from lightbed.models.cnn import CNN
 from lightbed.models.fast_rcnn import FastRCNN, Pooled
 from lightbed.models.rcnn import FasterRCNN
 from lightbed.models.rcnn_2014 import RCNN, warp
+from lightbed.proposals.second_stage import Fitting, SecondStage
+from lightbed.proposals.svm import OneVersusRest
 
 SEARCH = {"engine": "own", "scale": 30, "most": 40}
 PLAIN = {"mean": [0.5] * 3, "std": [0.25] * 3, "proposals": SEARCH}
@@ -97,9 +101,12 @@ def test_moving_undoes_telling(numbers: list[tuple[float, ...]]) -> None:
 
 def test_a_regression_of_each_class_moves_a_proposal() -> None:
     model = rcnn()
-    model.box_weight[0, -1] = torch.tensor([0.5, 0.0, 0.0, math.log(2)])  # biases alone
-    places = torch.zeros(1, model.box_weight.shape[1] - 1)
-    (moved,) = model.move(places, torch.tensor([[10.0, 10.0, 20.0, 20.0]]))
+    stage, box = model.second, torch.tensor([[10.0, 10.0, 20.0, 20.0]])
+    stage.box_weight[0, -1] = torch.tensor([0.5, 0.0, 0.0, math.log(2)])  # biases alone
+    places = torch.zeros(1, stage.box_weight.shape[1] - 1)
+    assert torch.equal(stage.move(places, box)[0], box.expand(2, -1)), "of another network's features"
+    stage.settled.fill_(1)
+    (moved,) = stage.move(places, box)
     torch.testing.assert_close(moved, torch.tensor([[15.0, 5.0, 25.0, 25.0], [10.0, 10.0, 20.0, 20.0]]))
 
 
@@ -188,7 +195,7 @@ def test_the_second_stage_finds_what_an_untrained_network_shows_it_and_lies_in_t
     images, targets = scenes()
     with torch.no_grad():
         before = model(images)
-    model.settle([(images[:2], targets[:2]), (images[2:], targets[2:])])
+    model.settle(lambda: [(images[:2], targets[:2]), (images[2:], targets[2:])])
     with torch.no_grad():
         after = model(images)
     for found, target in zip(after, targets, strict=True):
@@ -202,13 +209,72 @@ def test_the_second_stage_finds_what_an_untrained_network_shows_it_and_lies_in_t
         assert torch.equal(again(images)[0]["scores"], after[0]["scores"])
     assert not torch.equal(before[0]["scores"][:1], after[0]["scores"][:1])
     first = {name: value.clone() for name, value in model.state_dict().items()}
-    model.settle([(images, targets)])
-    assert torch.equal(model.svm_platt, first["svm_platt"]), "again, it is the same, whatever the batches"
+    model.settle(lambda: [(images, targets)])
+    assert torch.equal(model.second.svm_platt, first["second.svm_platt"]), "again, it is the same, whatever the batches"
+    model.train()(images, targets)
+    assert not model.second.settled, "a step in training undoes it: features are others now"
+
+
+def test_objects_of_later_images_are_known_to_the_first_svms(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = rcnn().eval()
+    images, targets = scenes()
+    shown: list[list[int]] = []
+
+    def show(svms: OneVersusRest, features: np.ndarray, negative: np.ndarray) -> None:
+        shown.append([len(own) for own in svms.positives])
+        assert negative.shape == (len(features), 2)
+
+    monkeypatch.setattr(OneVersusRest, "show", show)
+    model.settle(lambda: [(images, targets)])
+    assert shown == [[4, 4]] * 4
+
+
+def test_negatives_are_what_overlaps_each_object_of_the_class_by_less_than_0_3() -> None:
+    stage = SecondStage(2, 1, 1, svm_cost=1.0, svm_bg_iou_thresh=0.3, box_ridge=1.0, box_reg_iou_thresh=0.6)
+    truth = torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10]])
+    fitting = Fitting(stage, torch.tensor([[1.0], [3.0]]), torch.tensor([1, 2]))
+    assert fitting.scale == pytest.approx(20 / 2), "objects' features have a mean norm of 20"
+    # IoU with the first object: 0.29, 0.3, 0.61 and 0; with the second: 0, 0, 0 and 1
+    boxes = torch.tensor([[0.0, 0, 10, 2.9], [0.0, 0, 10, 3], [0.0, 0, 10, 6.1], [20.0, 0, 30, 10]])
+    features = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    fitting.show(features, features, boxes, {"boxes": truth, "labels": torch.tensor([1, 2])})
+    kept = [np.concatenate(own).ravel().tolist() for own in fitting.svms.negatives]
+    assert kept == [[10, 40], [10, 20, 30]]
+    near = [np.concatenate([places for places, _ in own]).ravel().tolist() for own in fitting.moves]
+    assert near == [[3], [4]]
+    (down, up) = fitting.moves[0][-1][1][0][[1, 3]]
+    assert (down, up) == pytest.approx(((5 - 3.05) / 6.1, math.log(10 / 6.1)))
+    fitting.show(features, features, boxes, {"boxes": truth[:0], "labels": torch.zeros(0, dtype=torch.int64)})
+    assert [len(np.concatenate(own)) for own in fitting.svms.negatives] == [6, 7], "without objects all are negatives"
+
+
+def test_images_without_objects_and_classes_without_any_find_nothing() -> None:
+    model = rcnn(box_score_thresh=0.0).eval()
+    images, targets = scenes(2)
+    empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    assert torch.isfinite(model.train()(images, [empty, empty])["loss_classifier"])
+    only = [{name: values[:1] for name, values in target.items()} for target in targets]  # label 1
+    model.eval().settle(lambda: [(images, only), (images, [empty, empty])])
+    assert {label for found in model(images) for label in found["labels"].tolist()} == {1}
+    model.settle(lambda: [(images, [empty, empty])])
+    assert not any(len(found["boxes"]) for found in model(images))
+
+
+def test_at_most_a_quarter_of_the_proposals_in_the_loss_are_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = rcnn(box_batch_size_per_image=8)
+    image = torch.zeros(3, 40, 40)
+    found = [torch.tensor([[0.0, 0, 10, 10]] * 9 + [[20.0, 20, 30, 30]] * 9)]
+    monkeypatch.setattr(model.proposals, "forward", lambda images: found)
+    target = {"boxes": torch.tensor([[0.0, 0, 10, 12]]), "labels": torch.tensor([2])}
+    seen: list[Tensor] = []
+    monkeypatch.setattr(F, "cross_entropy", lambda logits, labels: seen.append(labels) or logits.sum())
+    model([image], [target])
+    assert sorted(seen[0].tolist()) == [0] * 6 + [2] * 2
 
 
 def test_softmax_can_stay_the_scorer() -> None:
     model = rcnn(scorer="softmax").eval()
-    model.settled.fill_(1)
+    model.second.settled.fill_(1)
     features = torch.randn(3, 8)
     torch.testing.assert_close(model.scores(features), model.softmax(features).softmax(1)[:, 1:])
 
@@ -228,6 +294,11 @@ def test_the_classifier_loses_its_last_layer_alone() -> None:
         ({"classifier": nn.Conv2d(3, 2, 1)}, "Conv2d has no linear layer"),
         ({"box_features": "layer4"}, r"model\.box_features=layer4: the classifier has features, head"),
         ({"context": 8}, r"model\.context=8"),
+        ({"box_features": "head"}, r"model\.box_features=head gives no map"),
+        ({"svm_cost": 0.0}, r"model\.svm_cost=0\.0 must be more than 0"),
+        ({"box_ridge": -1.0}, r"model\.box_ridge=-1\.0 must be more than 0"),
+        ({"box_reg_iou_thresh": 1.5}, r"model\.box_reg_iou_thresh=1\.5 must lie in 0\.\.1"),
+        ({"box_batch_size_per_image": 0}, r"model\.box_batch_size_per_image=0 must be at least 1"),
         ({"scorer": "svn"}, r"model\.scorer=svn is not known: did you mean svm"),
         ({"box_detections_per_img": 101}, "101 must lie in 1..100"),
     ],

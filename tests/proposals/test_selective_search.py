@@ -137,8 +137,10 @@ def test_what_was_found_is_kept_beside_a_hash_of_image_and_settings(tmp_path: Pa
     assert torch.equal(searcher(engine="own", least=5, cache_dir=str(tmp_path))([image])[0], boxes)
     again([image + 0.1])
     assert len(list((tmp_path / "proposals").rglob("*.npz"))) == 3
-    file.write_bytes(b"damaged")
-    assert torch.equal(again([image])[0], boxes)
+    whole = file.read_bytes()
+    for damaged in (b"damaged", whole[: len(whole) // 2], whole[:-40] + b"0" * 40, b""):
+        file.write_bytes(damaged)
+        assert torch.equal(again([image])[0], boxes)
 
 
 def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
@@ -167,5 +169,7 @@ def test_options_that_do_not_exist_are_told() -> None:
         make_search(MEAN, STD, {"widht": 3})
     with pytest.raises(UserError, match=r"model\.proposals\.mode=slow"):
         searcher(engine="own", mode="slow")
-    with pytest.raises(UserError, match=r"model\.proposals\.most=0"):
-        searcher(engine="own", most=0)
+    wrong: dict[str, float] = {"most": 0, "scale": 0.5, "sigma": -1, "least": -1, "width": 0}
+    for name, value in wrong.items():
+        with pytest.raises(UserError, match=rf"model\.proposals\.{name}={value} must be at least"):
+            searcher(engine="own", **{name: value})

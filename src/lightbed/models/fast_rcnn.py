@@ -10,28 +10,27 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import RoIAlign, RoIPool
 
 from lightbed.errors import one_of
-from lightbed.models.pyramid import Sizes, at_most_100, norm_layer, staged
+from lightbed.models.pyramid import Sizes, norm_layer, staged
 from lightbed.models.weights import load_detector
-from lightbed.proposals.selective_search import SelectiveSearch, make_search
+from lightbed.proposals.detector import ProposalDetector
 
 DIVISIBLE = 32  # what the sides of a batch are padded to a multiple of: the coarsest stage's stride
 _FRESH = ("roi_heads.box_predictor.",)
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(ProposalDetector):
     """Fast R-CNN (Girshick 2015, arXiv:1504.08083), on proposals of selective search.
 
     The network sees the whole image once; the features inside each proposal are pooled to a grid of fixed size, from
-    which class and box are read. All but the proposals is trained end to end. Backgrounds are proposals whose best IoU
-    is below `box_bg_iou_thresh`, also those that touch no object, which the paper leaves out.
-
-    In training it takes images and targets, whose labels begin at 1, and gives losses by name; in evaluation it takes
-    images and gives boxes, labels and scores, best first. Images come normalised and keep their size.
+    which class and box are read. All but the proposals is trained end to end. The heads are torchvision's, which differ
+    from the paper: backgrounds are proposals whose best IoU is below `box_bg_iou_thresh`, also those that touch no
+    object, where the paper leaves out those below 0.1; true boxes are among the proposals in training; and targets of
+    boxes are multiplied by `bbox_reg_weights` instead of normalised, with a smooth L1 loss that is quadratic up to 1/9
+    instead of 1.
 
     Args:
         num_classes: K, without background.
         in_channels: C of the images.
-        mean: that images were normalised with, see `SelectiveSearch`; as for `std`.
         backbone: see `pyramid.pyramid`, as for `weights_backbone` and `trainable_layers`.
         weights: of the whole network, see `weights.load_detector`.
         level: stage that features are taken from: of a ResNet 1 to 4, at 1/4 to 1/32 of the image's size.
@@ -41,10 +40,9 @@ class FastRCNN(nn.Module):
         representation_size: of the two hidden layers for each proposal.
         box_pool_size: side of the grid that a proposal's features are pooled to.
         box_sampling_ratio: points a side of each cell of that grid, with 'align'.
-        box_detections_per_img: at most 100.
+        box_bg_iou_thresh: IoU with each object below which a proposal is background.
         bbox_reg_weights: factors of the boxes' x, y, width and height; None: [10, 10, 5, 5].
-        proposals: arguments of `SelectiveSearch`.
-        thresholds: as torchvision's `FasterRCNN` has them.
+        common: the arguments of `ProposalDetector`.
 
     Raises:
         UserError: the arguments contradict each other, or the weights are another network's.
@@ -55,8 +53,6 @@ class FastRCNN(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
         backbone: str = "resnet18",
         weights: str | None = None,
         weights_backbone: str | None = None,
@@ -67,36 +63,28 @@ class FastRCNN(nn.Module):
         representation_size: int = 1024,
         box_pool_size: int = 7,
         box_sampling_ratio: int = 2,
-        box_score_thresh: float = 0.05,
-        box_nms_thresh: float = 0.3,
-        box_detections_per_img: int = 100,
-        box_fg_iou_thresh: float = 0.5,
         box_bg_iou_thresh: float = 0.5,
-        box_batch_size_per_image: int = 64,
-        box_positive_fraction: float = 0.25,
         bbox_reg_weights: Sequence[float] | None = None,
-        proposals: Mapping[str, Any] | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__()
-        at_most_100(box_detections_per_img, "box_detections_per_img")
+        super().__init__(**common)
         network, taken, (channels,) = staged(
             backbone, in_channels, [level], weights_backbone, norm_layer(norm), trainable_layers
         )
         self.transform = Sizes(size_divisible=DIVISIBLE)
-        self.proposals: SelectiveSearch = make_search(mean, std, proposals)
         self.backbone = IntermediateLayerGetter(network, taken)
         self.roi_heads = RoIHeads(
             Pooled(pool, box_pool_size, box_sampling_ratio),
             TwoMLPHead(channels * box_pool_size**2, representation_size),
             FastRCNNPredictor(representation_size, num_classes + 1),
-            box_fg_iou_thresh,
+            self.box_fg_iou_thresh,
             box_bg_iou_thresh,
-            box_batch_size_per_image,
-            box_positive_fraction,
+            self.box_batch_size_per_image,
+            self.box_positive_fraction,
             None if bbox_reg_weights is None else tuple(bbox_reg_weights),
-            box_score_thresh,
-            box_nms_thresh,
-            box_detections_per_img,
+            self.box_score_thresh,
+            self.box_nms_thresh,
+            self.box_detections_per_img,
         )
         if weights is not None:
             load_detector(self, None, weights, _FRESH)

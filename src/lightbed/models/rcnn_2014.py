@@ -1,40 +1,37 @@
 """R-CNN: a classifier looks at each proposal alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 
 from lightbed.errors import UserError, one_of
-from lightbed.models.pyramid import at_most_100
-from lightbed.proposals.selective_search import SelectiveSearch, make_search
-from lightbed.proposals.svm import OneVersusRest, ridge
+from lightbed.proposals.detector import ProposalDetector, at_least
+from lightbed.proposals.second_stage import Fitting, SecondStage
 
-_AT_ONCE = 512  # crops that the classifier sees in one pass
-_BLOCK = 64  # images between two fits of the SVMs
-_NORM = 20.0  # mean norm that features are scaled to for the SVMs, as in R-CNN's own code, so that its C fits
+_AT_ONCE = 512  # crops that the classifier sees in one pass, at most
+_PIXELS = 2**21  # and of all of them together: what a network as large as the paper's has room for
+
+Batches = Callable[[], Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]]
 
 
-class RCNN(nn.Module):
+class RCNN(ProposalDetector):
     """R-CNN (Girshick, Donahue, Darrell, Malik 2014, arXiv:1311.2524), on proposals of selective search.
 
     Each proposal is cut out with some context, warped to a square and classified. The training has the paper's two
-    stages. In the first the classifier is trained on warped proposals with a softmax over the classes and background;
-    that is what the model's loss is. In the second, `settle`, the network stands still: a linear SVM a class is fitted
-    to its features, objects against proposals that overlap them little, and a regression a class to move proposals onto
-    their objects. These are buffers, so a checkpoint holds them. A score is the SVM's margin as a probability.
-
-    In training it takes images and targets, whose labels begin at 1, and gives losses by name; in evaluation it takes
-    images and gives boxes, labels and scores, best first. Images come normalised and keep their size.
+    stages. In the first the classifier is trained on warped proposals and objects with a softmax over the classes and
+    background; that is what the model's loss is. In the second, `settle`, the network stands still: a linear SVM a
+    class is fitted to its features, objects against proposals that overlap them little, and a regression a class to
+    move proposals onto their objects. A score is the SVM's margin as a probability; for where that differs from the
+    paper see `OneVersusRest`.
 
     Args:
         num_classes: K, without background.
         in_channels: C of the images.
-        mean: that images were normalised with, see `SelectiveSearch`; as for `std`.
         classifier: any network for classification; its last linear layer is taken off, whose inputs are the features.
         crop_size: side in pixels that proposals are warped to.
         context: pixels of the warped square, on each side, that show what is around the proposal; what would lie
@@ -42,31 +39,18 @@ class RCNN(nn.Module):
         box_features: name of the classifier's part whose output (n, C, h, w) boxes are regressed from.
         box_grid: side of the grid that this output is averaged to.
         scorer: 'svm', or 'softmax' for the first stage's own scores.
-        svm_cost: C of the SVMs.
-        svm_bg_iou_thresh: IoU with each object of a class below which a proposal is a negative of that class.
-        box_ridge: strength of the ridge regression.
-        box_reg_iou_thresh: IoU with an object from which a proposal is one that regression learns from.
-        proposals: arguments of `SelectiveSearch`.
-        thresholds: see `FastRCNN`.
+        svm_cost: see `SecondStage`, as for `svm_bg_iou_thresh`, `box_ridge` and `box_reg_iou_thresh`.
+        common: the arguments of `ProposalDetector`.
 
     Raises:
         UserError: the arguments contradict each other, or the classifier is none that this can be done with.
     """
-
-    svm_weight: Tensor
-    svm_bias: Tensor
-    svm_scale: Tensor
-    svm_platt: Tensor
-    box_weight: Tensor
-    settled: Tensor
 
     def __init__(
         self,
         num_classes: int,
         in_channels: int = 3,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
         classifier: nn.Module,
         crop_size: int = 227,
         context: int = 16,
@@ -77,46 +61,28 @@ class RCNN(nn.Module):
         svm_bg_iou_thresh: float = 0.3,
         box_ridge: float = 1000.0,
         box_reg_iou_thresh: float = 0.6,
-        box_score_thresh: float = 0.05,
-        box_nms_thresh: float = 0.3,
-        box_detections_per_img: int = 100,
-        box_fg_iou_thresh: float = 0.5,
-        box_batch_size_per_image: int = 64,
-        box_positive_fraction: float = 0.25,
-        proposals: Mapping[str, Any] | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__()
-        at_most_100(box_detections_per_img, "box_detections_per_img")
+        super().__init__(**common)
         if not 0 <= 2 * context < crop_size:
             raise UserError(f"model.context={context}: twice that must be less than model.crop_size={crop_size}")
+        at_least(box_grid, 1, "box_grid")
         self.crop_size, self.context = crop_size, context
-        self.proposals: SelectiveSearch = make_search(mean, std, proposals)
-        linear = [(name, part) for name, part in classifier.named_modules() if isinstance(part, nn.Linear)]
-        if not linear:
-            raise UserError(
-                f"model.classifier: {type(classifier).__name__} has no linear layer that could be taken off"
-            )
-        name, last = linear[-1]
-        classifier.set_submodule(name, nn.Identity())
-        self.classifier, self.box_features, self.box_grid = classifier, box_features, box_grid
-        self.softmax = nn.Linear(last.in_features, num_classes + 1)
-        self.coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
-        self.sampler = BalancedPositiveNegativeSampler(box_batch_size_per_image, box_positive_fraction)
+        self.box_features, self.box_grid = box_features, box_grid
         self.scorer = one_of(scorer, ("svm", "softmax"), "model.scorer")
-        self.svm_cost, self.svm_bg_iou_thresh = svm_cost, svm_bg_iou_thresh
-        self.box_ridge, self.box_reg_iou_thresh = box_ridge, box_reg_iou_thresh
-        self.box_score_thresh, self.box_nms_thresh = box_score_thresh, box_nms_thresh
-        self.box_detections_per_img, self.box_fg_iou_thresh = box_detections_per_img, box_fg_iou_thresh
-        places = self._places(in_channels)
-        for buffer, shape in (
-            ("svm_weight", (num_classes, last.in_features)),
-            ("svm_bias", (num_classes,)),
-            ("svm_scale", ()),
-            ("svm_platt", (num_classes, 2)),
-            ("box_weight", (num_classes, places + 1, 4)),
-            ("settled", ()),
-        ):
-            self.register_buffer(buffer, torch.zeros(shape))
+        self.sampler = BalancedPositiveNegativeSampler(self.box_batch_size_per_image, self.box_positive_fraction)
+        width = take_off(classifier)
+        self.classifier = classifier
+        self.softmax = nn.Linear(width, num_classes + 1)
+        self.second = SecondStage(
+            num_classes,
+            width,
+            self._places(in_channels),
+            svm_cost=svm_cost,
+            svm_bg_iou_thresh=svm_bg_iou_thresh,
+            box_ridge=box_ridge,
+            box_reg_iou_thresh=box_reg_iou_thresh,
+        )
 
     @torch.no_grad()
     def _places(self, in_channels: int) -> int:
@@ -152,13 +118,15 @@ class RCNN(nn.Module):
             features = self.classifier(crops)
         finally:
             handle.remove()
+        if not kept or not isinstance(kept[0], Tensor) or kept[0].ndim != 4:
+            raise UserError(f"model.box_features={self.box_features} gives no map (n, C, h, w) of features")
         # in whole precision, for what is fitted to them
         return features.float(), F.adaptive_avg_pool2d(kept[0].float(), self.box_grid).flatten(1)
 
     def look(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """`describe` of the boxes (n, 4) of an image."""
-        starts = range(0, len(boxes), _AT_ONCE)
-        crops = (warp(image, boxes[i : i + _AT_ONCE], self.crop_size, self.context) for i in starts)
+        """`describe` of the boxes (n, 4) of an image, at least one."""
+        step = max(1, min(_AT_ONCE, _PIXELS // self.crop_size**2))
+        crops = (warp(image, boxes[i : i + step], self.crop_size, self.context) for i in range(0, len(boxes), step))
         parts = [self.describe(some) for some in crops]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
@@ -166,6 +134,8 @@ class RCNN(nn.Module):
 
     def _loss(self, images: Sequence[Tensor], proposals: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         """Cross entropy of the softmax over some proposals of each image, objects among them."""
+        if torch.is_grad_enabled():
+            self.second.settled.zero_()  # what was fitted to the features of before is of use no more
         crops, labels = [], []
         for image, found, target in zip(images, proposals, targets, strict=True):
             boxes = torch.cat([found, target["boxes"]])
@@ -187,86 +157,58 @@ class RCNN(nn.Module):
     # -- second stage --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def settle(self, batches: Iterable[tuple[list[Tensor], list[dict[str, Tensor]]]]) -> None:
+    def settle(self, batches: Batches) -> None:
         """Fit the SVMs and the boxes' regressions to the network's features of all training images, in evaluation mode.
 
         Args:
-            batches: lists of images and of targets, as `forward` takes them in training.
+            batches: gives, as often as it is called, lists of images and of targets, as `forward` takes them.
         """
-        count = len(self.svm_weight)
-        svms = OneVersusRest(count, self.svm_cost)
-        moves: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(count)]
-        self.settled.zero_()
-        seen = 0
-        for images, targets in batches:
+        device = self.softmax.weight.device
+        features = [torch.zeros(0, self.softmax.in_features, device=device)]
+        labels = [torch.zeros(0, dtype=torch.int64, device=device)]
+        for images, targets in batches():
+            for image, target in zip(images, targets, strict=True):
+                if len(target["boxes"]):
+                    features.append(self.look(image, target["boxes"])[0])
+                    labels.append(target["labels"])
+        fitting = Fitting(self.second, torch.cat(features), torch.cat(labels))
+        for images, targets in batches():
             for image, boxes, target in zip(images, self.proposals(images), targets, strict=True):
-                features, places = self.look(image, torch.cat([target["boxes"], boxes]))
-                if not self.svm_scale:  # from the first image on
-                    self.svm_scale.fill_(_NORM / float(features.norm(dim=1).mean().clamp(min=1e-6)))
-                self._mine(svms, features * self.svm_scale, boxes, target)
-                self._moves(moves, places[len(target["boxes"]) :], boxes, target)
-                seen += 1
-                if seen % _BLOCK == 0:
-                    svms.fit()
-        if not seen:
-            return
-        svms.fit()
-        found = {"svm_weight": svms.weights, "svm_bias": svms.biases, "svm_platt": svms.probabilities()}
-        for name, values in found.items():
-            getattr(self, name).copy_(torch.as_tensor(values))
-        for own, weight in zip(moves, self.box_weight, strict=True):
-            seen_at, moved = (torch.cat([pair[i] for pair in own]).cpu().numpy() for i in (0, 1))
-            weight.copy_(torch.from_numpy(ridge(seen_at, moved, self.box_ridge)))
-        self.settled.fill_(1)
-
-    def _mine(self, svms: OneVersusRest, features: Tensor, boxes: Tensor, target: Mapping[str, Tensor]) -> None:
-        """Show the SVMs an image, whose objects' features come before those of its proposals."""
-        objects, others = features.double().cpu().numpy(), len(target["boxes"])
-        labels = (target["labels"] - 1).cpu()
-        count = len(self.svm_weight)
-        covered = torch.zeros(len(boxes), count)
-        ious = box_iou(boxes, target["boxes"]).cpu()
-        for k in set(labels.tolist()):
-            covered[:, k] = ious[:, labels == k].amax(1)
-        positives = [objects[:others][(labels == k).numpy()] for k in range(count)]
-        svms.add(positives, objects[others:], (covered < self.svm_bg_iou_thresh).numpy())
-
-    def _moves(
-        self, moves: list[list[tuple[Tensor, Tensor]]], places: Tensor, boxes: Tensor, target: Mapping[str, Tensor]
-    ) -> None:
-        """Add the proposals near an object of each class, and how they must be moved onto it."""
-        ious = box_iou(boxes, target["boxes"]) if len(target["boxes"]) else boxes.new_zeros(len(boxes), 1)
-        best, which = ious.max(1)
-        near = best >= self.box_reg_iou_thresh
-        labels = target["labels"][which[near]] - 1 if len(target["boxes"]) else which[near]
-        codes = self.coder.encode_single(target["boxes"][which[near]], boxes[near])
-        for k, own in enumerate(moves):
-            own.append((places[near][labels == k], codes[labels == k]))
+                fitting.show(*self.look(image, boxes), boxes, target)
+        fitting.finish()
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (n, D) -> probabilities (n, K): the SVMs', or before they are fitted the softmax's."""
-        if self.scorer == "softmax" or not self.settled:
+        if self.scorer == "softmax" or not self.second.settled:
             return F.softmax(self.softmax(features), 1)[:, 1:]
-        margins = features * self.svm_scale @ self.svm_weight.T + self.svm_bias
-        return torch.sigmoid(margins * self.svm_platt[:, 0] + self.svm_platt[:, 1])
-
-    def move(self, places: Tensor, boxes: Tensor) -> Tensor:
-        """Boxes (n, 4) as the regression of each class moves them, (n, K, 4)."""
-        codes = torch.einsum("nb,kbc->nkc", places, self.box_weight[:, :-1]) + self.box_weight[:, -1]
-        moved: Tensor = self.coder.decode_single(codes.flatten(1), boxes)
-        return moved.view(len(boxes), -1, 4)
+        return self.second.probabilities(features)
 
     def _detect(self, image: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         features, places = self.look(image, boxes)
-        scores, moved = self.scores(features), self.move(places, boxes)  # (n, K), (n, K, 4)
+        scores = self.scores(features)  # (n, K)
+        moved = self.second.move(places, boxes)  # (n, K, 4)
         rows, labels = (scores > self.box_score_thresh).nonzero(as_tuple=True)
         found, kept = clip_boxes_to_image(moved[rows, labels], image.shape[-2:]), scores[rows, labels]
         whole = (found[:, 2:] > found[:, :2]).all(1)
         found, kept, labels = found[whole], kept[whole], labels[whole]
         best = batched_nms(found, kept, labels, self.box_nms_thresh)[: self.box_detections_per_img]
         return {"boxes": found[best], "labels": labels[best] + 1, "scores": kept[best]}
+
+
+def take_off(classifier: nn.Module) -> int:
+    """Take a classifier's last linear layer off, in place; returns how many features it has then.
+
+    Raises:
+        UserError: there is none.
+    """
+    linear = [(name, part) for name, part in classifier.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise UserError(f"model.classifier: {type(classifier).__name__} has no linear layer that could be taken off")
+    name, last = linear[-1]
+    classifier.set_submodule(name, nn.Identity())
+    return last.in_features
 
 
 def warp(image: Tensor, boxes: Tensor, size: int, context: int) -> Tensor:

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class SelectiveSearch(nn.Module):
         cache_dir: where what was found is kept beside a hash of the image and of these settings; None: nowhere.
 
     Raises:
-        UserError: OpenCV is asked for and not installed.
+        UserError: OpenCV is asked for and not installed, or a value is out of its range.
     """
 
     def __init__(
@@ -72,8 +73,12 @@ class SelectiveSearch(nn.Module):
         self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         self.engine = chosen_engine(engine)
         one_of(mode, ("fast", "quality"), "model.proposals.mode")
-        if most < 1:
-            raise UserError(f"model.proposals.most={most} must be at least 1")
+        # OpenCV's search never ends with a scale below 1
+        for name, value, low in (("most", most, 1), ("scale", scale, 1), ("sigma", sigma, 0), ("least", least, 0)):
+            if not value >= low:
+                raise UserError(f"model.proposals.{name}={value} must be at least {low}")
+        if width is not None and width < 1:
+            raise UserError(f"model.proposals.width={width} must be at least 1, or null")
         self.mode, self.width, self.scale, self.sigma, self.least, self.most = mode, width, scale, sigma, least, most
         self.folder = Path(cache_dir).expanduser() / "proposals" if cache_dir else None
         settings = [_FORMAT, self.engine, mode, width, scale, sigma, least, most]
@@ -179,9 +184,9 @@ def recall(proposals: Sequence[Tensor], boxes: Sequence[Tensor], iou: float = 0.
 
 def _read(file: Path) -> Found | None:
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return Found(content["boxes"], float(content["seconds"]))
-    except (OSError, ValueError, KeyError, EOFError):  # not there, or damaged by somebody else's hand
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # not there, or damaged by somebody's hand
         return None
 
 

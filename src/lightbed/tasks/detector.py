@@ -38,6 +38,7 @@ class Detector(Task):
     """
 
     threshold: Tensor
+    settled_at = -1  # the step after which the network was settled
     learns = (*_NEEDED, "masks")
     pictured = "truth on the left, prediction on the right"
     pictured_at_once = 12
@@ -137,12 +138,14 @@ class Detector(Task):
     def settle(self) -> None:
         """Let a network with `settle(batches)` fit what is not trained by steps, on the training images as they are.
 
-        It is called before each validation of a fit, in evaluation mode, with lists of preprocessed images and of
-        targets as they come in training.
+        It is called before each validation of a fit, and at the ends of epochs that would have one, in evaluation mode.
+        `batches()` gives, as often as it is called, lists of preprocessed images and of targets as they come in
+        training.
         """
         model: Any = self.model
         if not hasattr(model, "settle"):
             return
+        self.eval()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         loader: Any = self.trainer.train_dataloader
         if hasattr(data, "eval_loader"):
@@ -154,7 +157,17 @@ class Detector(Task):
                 images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
                 yield images, [self.objects(target) for target in targets]
 
-        model.settle(batches())
+        model.settle(batches)
+        self.settled_at = self.global_step
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        every = self.trainer.check_val_every_n_epoch
+        if every and (self.current_epoch + 1) % every == 0 and self.settled_at != self.global_step:
+            modes = [(part, part.training) for part in self.modules()]
+            self.settle()
+            for part, mode in modes:
+                part.training = mode
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
