@@ -120,7 +120,11 @@ def make_optimizer(
         return optimizer(groups)
     except IndexError as error:
         raise UserError("optimizer: a list among its arguments is too short") from error
-    except (TypeError, ValueError) as error:
+    except TypeError as error:  # torch compares before it looks
+        given = {name: value for name, value in getattr(optimizer, "keywords", {}).items() if value is None}
+        told = f"; it was given {', '.join(f'{name}=null' for name in given)}" if given else ""
+        raise UserError(f"optimizer: {error}{told}") from error
+    except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
 
 
