@@ -121,9 +121,9 @@ def make_optimizer(
     except IndexError as error:
         raise UserError("optimizer: a list among its arguments is too short") from error
     except TypeError as error:  # torch compares before it looks
-        given = {name: value for name, value in getattr(optimizer, "keywords", {}).items() if value is None}
-        told = f"; it was given {', '.join(f'{name}=null' for name in given)}" if given else ""
-        raise UserError(f"optimizer: {error}{told}") from error
+        given = {name: "null" if value is None else value for name, value in getattr(optimizer, "keywords", {}).items()}
+        told = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"optimizer: {error}; it was given {told or 'nothing'}") from error
     except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
 
