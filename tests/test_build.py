@@ -21,7 +21,7 @@ from lightbed.build import Config
 from lightbed.data.digits import Digits
 from lightbed.errors import UserError
 from lightbed.make import locate, make, parameters
-from lightbed.tasks.optim import make_scheduler
+from lightbed.tasks.optim import make_optimizer, make_scheduler
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -204,8 +204,33 @@ def test_one_output_for_two_classes(digits: Digits) -> None:
 # -- the parts of a run ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", options("optimizer"))
-@pytest.mark.parametrize("scheduler", options("scheduler"))
+def named(group: str) -> list[str]:
+    """Options of a group that name a class of their own."""
+    return [name for name in options(group) if name != "custom"]
+
+
+def test_any_optimizer_and_schedule_by_its_name(digits: Digits) -> None:
+    words = [
+        "optimizer=custom",
+        "optimizer._target_=torch.optim.LBFGS",
+        "optimizer.lr=0.5",
+        "+optimizer.max_iter=3",
+        "scheduler=custom",
+        "scheduler.build._target_=torch.optim.lr_scheduler.PolynomialLR",
+        "+scheduler.build.total_iters=auto:epochs",
+    ]
+    task = build.make_task(build.with_facts(config(*words), digits), digits.classes, digits.preprocess)
+    made = make_optimizer(task.model, task.optimizer, None)  # type: ignore[arg-type]
+    assert isinstance(made, torch.optim.LBFGS)
+    assert (made.param_groups[0]["lr"], made.param_groups[0]["max_iter"]) == (0.5, 3)
+    schedule = make_scheduler(task.scheduler, made, {"epochs": 7})  # type: ignore[arg-type]
+    assert schedule.total_iters == 7
+    with pytest.raises(UserError, match=r"please give optimizer\._target_=\.\.\."):
+        config("optimizer=custom")
+
+
+@pytest.mark.parametrize("optimizer", named("optimizer"))
+@pytest.mark.parametrize("scheduler", named("scheduler"))
 def test_every_optimizer_steps_with_every_schedule(optimizer: str, scheduler: str) -> None:
     parts = {group: yaml_node(group, name) for group, name in (("optimizer", optimizer), ("scheduler", scheduler))}
     weight = nn.Parameter(torch.ones(3))
@@ -232,7 +257,7 @@ def yaml_node(group: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("group", ["optimizer", "scheduler"])
 def test_listed_keys_are_arguments_of_their_class(group: str) -> None:
-    for name in options(group):
+    for name in named(group):
         node = yaml_node(group, name)
         node = node.get("build", node)
         if node is not None:

@@ -264,7 +264,7 @@ class TestTable:
             ("path,labels\npear/pear_000.png,a\n\npear/pear_000.png,b\n", r"line 4: .* stands in line 2 already"),
             (
                 "path,labels,split\npear/pear_000.png,a,dev\n",
-                r"line 2: there is no split dev: use train, training, val",
+                r"line 2: there is no split dev: use train, training, trainval, val",
             ),
             ("file,label\nx,y\n", r"has the columns file, label; it needs path,labels"),
             ("", r"has the columns none; it needs path,labels"),

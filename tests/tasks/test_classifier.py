@@ -182,7 +182,7 @@ def test_averages_are_named() -> None:
 
 
 def test_metrics_that_cannot_be_logged_are_refused() -> None:
-    from lightbed.tasks.base import check_further
+    from lightbed.metrics.further import check_further
 
     with pytest.raises(UserError, match=r"task\.metrics\.matrix is of shape \(3, 3\), not one number"):
         check_further({"matrix": MulticlassConfusionMatrix(3).confmat}, {})

@@ -13,8 +13,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback
-from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig
 
 from lightbed import build, folders
@@ -27,7 +25,7 @@ from lightbed.callbacks.pruning import Pruning
 from lightbed.callbacks.together import Together
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
-from lightbed.errors import Pruned, UserError, nearest, one_of
+from lightbed.errors import Pruned, UserError, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
 from lightbed.runs import kernels, memory, processes, sharded, transfer
@@ -40,6 +38,7 @@ from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
+from lightbed.runs.settings import check_settings
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
@@ -218,26 +217,9 @@ def describe(data: DataModule) -> dict[str, Any]:
     return {"images": counts, "classes": data.classes, **skipped}
 
 
-def check_devices(settings: build.Config) -> None:
-    """Refuse accelerators and strategies that Lightning does not have, with the nearest ones that it has."""
-    known = {
-        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
-        "strategy": ["auto", *StrategyRegistry.available_strategies()],
-    }
-    for key, names in known.items():
-        value = settings.get(key)
-        if isinstance(value, str) and value not in names:
-            raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
-    strategy = str(settings.get("strategy"))
-    if strategy.startswith(("fsdp_", "model_parallel", "deepspeed")):
-        raise UserError(f"trainer.strategy={strategy} does not leave checkpoints in one file: use fsdp or ddp")
-    if settings.get("sync_batchnorm") and settings.get("accelerator") == "cpu":
-        raise UserError("trainer.sync_batchnorm=true is for GPUs: torch has no such batch norm on a CPU")
-
-
 def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:
     """The Trainer with loggers and callbacks for the run of `record`; `since`: see `run`."""
-    check_devices(config["trainer"])
+    check_settings(config["trainer"])
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
     settings = {**config["trainer"], "strategy": sharded.make_strategy(config["trainer"].get("strategy"))}
@@ -255,10 +237,7 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
     history = History(folder)
     loggers: list[Any] = [history]
     if config["logger"]["tensorboard"]:
-        words = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8"))
-        board = Board(folder, since)
-        if since is None:
-            board.begin(parameters(config, record.content.get("choices", {}), words), monitor.partition("/")[2])
+        board = make_board(config, record, since)
         loggers.append(board)
         history.listeners.append(board.log_row)
     bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
@@ -286,6 +265,16 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
             if config["trainer"].get(key) == value:
                 raise UserError(f"trainer.{key}={value} is for a run in one process: use stop")
     return trainer
+
+
+def make_board(config: build.Config, record: Record, since: int | None) -> Board:
+    """TensorBoard's event files of the run, with its hyperparameters where it is a new one."""
+    board = Board(record.folder, since)
+    if since is None:
+        words = yaml.safe_load((record.folder / "overrides.yaml").read_text(encoding="utf-8"))
+        monitored = config["task"]["monitor"].partition("/")[2]
+        board.begin(parameters(config, record.content.get("choices", {}), words), monitored)
+    return board
 
 
 def tested_epoch(trainer: L.Trainer) -> int | None:

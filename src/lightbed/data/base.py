@@ -96,6 +96,8 @@ class DataModule(L.LightningDataModule):
             raise UserError(
                 f"data.batch_size={batch_size} and data.eval_batch_size={eval_batch_size} must be at least 1"
             )
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers} must be 0, which reads in the main process, or more")
         if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
             raise UserError(
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must sum to less than 1"

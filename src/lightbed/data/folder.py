@@ -10,7 +10,7 @@ from torch import Tensor
 from lightbed.data.base import DataModule, Loading
 from lightbed.data.cache import Decoder
 from lightbed.data.files import Entry
-from lightbed.data.images import read_image
+from lightbed.data.images import MODES, read_image
 from lightbed.data.labelled import Labelled, by_folders, by_table
 from lightbed.data.source import ArraySource, FileSource, Source, Subset
 from lightbed.errors import UserError, one_of
@@ -60,6 +60,8 @@ class ImageFolder(DataModule):
         self.broken = one_of(broken, ("error", "skip"), "data.broken")
         self.cache, self.cache_limit_gb = cache, cache_limit_gb
         self.files: list[Entry] = []
+        if self.preprocess.channels not in MODES:
+            raise UserError(f"data.channels={self.preprocess.channels}: files are read as 1, grey, or as 3, RGB")
         if multilabel and not labels:
             raise UserError("data.multilabel=true takes the labels from a table: give data.labels=FILE.csv")
 

@@ -17,7 +17,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"),
 )
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}  # by channels
 _WIDE = 65535
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def read_image(path: str | Path, channels: int = 3) -> Tensor:
     Raises:
         UserError: the file is missing, empty, truncated, no image, or too large to be one; it names the path.
     """
-    return guarded(path, lambda image: _to_tensor(image, _MODES[channels]))
+    return guarded(path, lambda image: _to_tensor(image, MODES[channels]))
 
 
 def check_image(path: str | Path) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def pixels(figure: "Figure") -> np.ndarray:
 
     for text in figure.findobj(Text):
         if not text.get_text().isascii():
-            text.set_family(families(text.get_text()))
+            text.set_fontfamily(families(text.get_text()))
             text.set_text(spelled(text.get_text()))
     canvas: Any = figure.canvas
     canvas.draw()

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightbed.build import Config, _asked
-from lightbed.commands.train import check_devices
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.faults import one_line
 from lightbed.make import SPECIAL_KEYS, locate, parameters
+from lightbed.runs.settings import check_settings
 from lightbed.signatures import mismatch
 
 _PARTS = ("data", "model", "task", "optimizer", "scheduler", "augment", "callbacks", "trainer")
@@ -52,7 +52,7 @@ def _questions(config: Config, file: Path, trust: bool) -> Iterator[tuple[str, C
         yield "trust", lambda: check_config(config, str(file))
     yield "test", lambda: one_of(config["test"], ("auto", "best", "last", "none"), "test")
     yield "threads", lambda: _check_threads(config["threads"])
-    yield "trainer", lambda: check_devices(config["trainer"])
+    yield "trainer", lambda: check_settings(config["trainer"])
     yield "model", lambda: _asked(config["model"])
     for part in _PARTS:
         yield part, lambda part=part: check_targets(config.get(part), part)  # type: ignore[misc]

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 
 from lightbed.errors import UserError, nearest, one_of
+from lightbed.metrics.further import check_further
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
 from lightbed.tasks.optim import OptimizerPartial, freeze, frozen_modules, make_optimizer, make_scheduler, spelled
@@ -314,13 +315,3 @@ class Task(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["lightbed"] = self.card()
-
-
-def check_further(further: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Refuse values of further metrics that cannot be logged."""
-    for name, value in further.items():
-        if name in own:
-            raise UserError(f"task.metrics.{name}: {name} is the task's own metric; choose another name")
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise UserError(f"task.metrics.{name} is {what}, not one number: average it, e.g. average=macro")

@@ -120,7 +120,11 @@ def make_optimizer(
         return optimizer(groups)
     except IndexError as error:
         raise UserError("optimizer: a list among its arguments is too short") from error
-    except (TypeError, ValueError) as error:
+    except TypeError as error:  # torch compares before it looks
+        given = {name: "null" if value is None else value for name, value in getattr(optimizer, "keywords", {}).items()}
+        told = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(f"optimizer: {error}; it was given {told or 'nothing'}") from error
+    except ValueError as error:
         raise UserError(f"optimizer: {error}") from error
 
 

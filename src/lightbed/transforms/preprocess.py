@@ -49,6 +49,8 @@ class Preprocess(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images uint8 (..., C, H, W) or, after augmentation, float in 0..255 -> normalised float32."""
+        if images.shape[-3] != self.channels:
+            raise UserError(f"images have {images.shape[-3]} channels, but data.channels={self.channels}")
         # in place where the conversion has made a copy; one addcmul takes up to four times as long on a CPU
         pixels = images.to(self.scale.dtype)
         scaled = pixels * self.scale if pixels is images else pixels.mul_(self.scale)

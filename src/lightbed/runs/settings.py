@@ -1,0 +1,43 @@
+"""What Lightning's Trainer would refuse in words of its own, after the data is read, or take in silence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lightbed.errors import UserError, nearest
+
+_COUNTS = {"max_epochs": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "num_nodes": 1}
+"""Keys that count something, and the least that they may be; -1 epochs are any number, until trainer.max_time."""
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse what no run can use, by the names that it has in the config.
+
+    Args:
+        settings: the config's node `trainer`.
+
+    Raises:
+        UserError: a count is none, or Lightning has no such accelerator or strategy; the nearest ones are told.
+    """
+    for key, least in _COUNTS.items():
+        value = settings.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UserError(f"trainer.{key}={value} must be a whole number, {least} or more")
+    clip = settings.get("gradient_clip_val")
+    if clip is not None and not clip > 0:
+        raise UserError(f"trainer.gradient_clip_val={clip} must be more than 0, or null for no limit")
+    known = {
+        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
+        "strategy": ["auto", *StrategyRegistry.available_strategies()],
+    }
+    for key, names in known.items():
+        value = settings.get(key)
+        if isinstance(value, str) and value not in names:
+            raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
+    strategy = str(settings.get("strategy"))
+    if strategy.startswith(("fsdp_", "model_parallel", "deepspeed")):
+        raise UserError(f"trainer.strategy={strategy} does not leave checkpoints in one file: use fsdp or ddp")
+    if settings.get("sync_batchnorm") and settings.get("accelerator") == "cpu":
+        raise UserError("trainer.sync_batchnorm=true is for GPUs: torch has no such batch norm on a CPU")
