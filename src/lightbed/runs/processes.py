@@ -102,9 +102,11 @@ def noted(record: Record) -> Iterator[None]:
             kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
             text = f"process {rank + 1} of the run: {kind}{' '.join(str(error).split())}"
             trace = "".join(traceback.format_exception(error))
-            _leave(record.folder, rank, Fault(text, isinstance(error, UserError), trace))
+            left = _leave(record.folder, rank, Fault(text, isinstance(error, UserError), trace))
             if first_here:
                 raise
+            if not left:
+                print(f"lightbed: {text}", file=sys.stderr, flush=True)
         elif first_here:
             raise RunError(f"another process of the run is gone; {_again(record.folder)}") from error
         raise SystemExit(0 if started_by_lightning else 1) from error
@@ -240,14 +242,14 @@ def _notes(folder: Path) -> list[Path]:
     return sorted(folder.glob(".fault.*.json"), key=lambda note: note.stat().st_mtime)
 
 
-def _leave(folder: Path, rank: int, fault: Fault) -> None:
-    """Write the note; where that is impossible, say it here."""
-    try:
+def _leave(folder: Path, rank: int, fault: Fault) -> bool:
+    """Write the note, unless the first process has said its own fault already; False where that is impossible."""
+    with suppress(OSError, ValueError, RunError):
         told = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("status")
-        if told == "running":  # else the first process has said its own already
+        if told == "running":
             write_text(folder / f".fault.{rank}.json", json.dumps(fault._asdict()))
-    except (OSError, ValueError, RunError):
-        print(f"lightbed: {fault.text}", file=sys.stderr, flush=True)
+        return True
+    return False
 
 
 def _end_with(parent: int) -> None:
