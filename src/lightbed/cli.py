@@ -206,7 +206,9 @@ def _tell(command: str, failure: Failure) -> None:
     if mistake is not None:
         print(f"lightbed: {name}{faults.one_line(mistake)}", file=sys.stderr)
         return
-    log = failure.folder / "log.txt"
+    from lightbed.runs.peers import log_name
+
+    log = failure.folder / log_name()
     if not log.is_file() and not isinstance(failure.error, RunError):
         traceback.print_exception(failure.error)
     kind, reason = type(failure.error).__name__, faults.one_line(failure.error)

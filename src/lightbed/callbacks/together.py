@@ -13,7 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lightbed.errors import UserError
+from lightbed.runs.peers import watch
 from lightbed.runs.provenance import code_digest
+from lightbed.runs.record import Record
 from lightbed.types import Share, Step
 
 PATIENCE = 30.0  # seconds after which a file that the first process wrote must be seen; networks keep old listings
@@ -28,19 +30,20 @@ class Together(Callback):
 
     Args:
         config: resolved, of this process.
-        record: content of run.json, as this process has it: its data, and of the first one host and number.
+        record: of the run, as this process has it.
     """
 
-    def __init__(self, config: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        data = {name: value for name, value in record.get("data", {}).items() if name != "skipped_files"}
+    def __init__(self, config: Mapping[str, Any], record: Record) -> None:
+        self.record = record
+        data = {name: value for name, value in record.content.get("data", {}).items() if name != "skipped_files"}
         self.facts = {**dict(_flat(config)), **{f"data: {name}": value for name, value in _flat(data)}}
-        self.process = record.get("process")
         self.agreed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size == 1:
             return
         if not self.agreed:
+            watch(trainer, self.record.fail)
             self._agree(trainer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
@@ -62,7 +65,7 @@ class Together(Callback):
             UserError: one of them differs; in all of them.
         """
         folder, facts = Path(trainer.default_root_dir), {**self.facts, "code": code_digest()}
-        theirs, first, process = trainer.strategy.broadcast((facts, folder, self.process))
+        theirs, first, process = trainer.strategy.broadcast((facts, folder, self.record.content.get("process")))
         fault = difference(theirs, facts) or ("" if sees(folder, process) else "folder")
         told: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(told, fault and (fault, platform.node(), str(folder)))

@@ -229,7 +229,7 @@ def make_trainer(config: build.Config, record: Record, since: int | None = None)
     folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
     mode = mode_of(monitor)
     settings = {**config["trainer"], "strategy": sharded.make_strategy(config["trainer"].get("strategy"))}
-    callbacks: list[Callback] = [Together(config, record.content), StepSeed(config["seed"])]
+    callbacks: list[Callback] = [Together(config, record), StepSeed(config["seed"])]
     callbacks += [Finite(settings.pop("nan", "stop")), memory.Place()]
     out_of_memory = one_of(settings.pop("batch_size_on_oom", "stop"), ("stop", "halve"), "trainer.batch_size_on_oom")
     for name, part in config["callbacks"].items():
