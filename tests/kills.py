@@ -69,7 +69,7 @@ def _child(words: list[str], log: Path, rank: int, processes: int, port: int) ->
             os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(processes)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             rank_zero_only.rank = rank
-            words = words if "resume=" in words[0] else ["trainer.strategy=ddp", *words, f"trainer.devices={processes}"]
+            words = words if "resume=" in words[0] else [*words, "trainer.strategy=ddp", f"trainer.devices={processes}"]
         code = main(["train", *words])
     except SystemExit as ended:
         code = ended.code

@@ -121,6 +121,27 @@ def test_two_torchruns_are_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_each_image_and_class_weighs_as_in_one_process(tmp_path: Path) -> None:
+    """Also in a last batch that cannot be halved; validated an image at a time, for a batch's mean depends on it."""
+    linear = f"+model._args_={LINEAR.replace('64', str(3 * 32 * 32))}"
+    scenes = ["data=digit_scenes", "data.images={train:13,val:5,test:7}", "data.image_size=[32,32]"]
+    tasks = {
+        "weighted": [*SMALL, "data.limit=37", "task.class_weights=balanced"],
+        "localizer": ["task=localizer", *scenes, *SMALL[:2], linear, *QUICK],
+    }
+    cases = {}
+    for name, words in tasks.items():
+        own = ["data.eval_batch_size=1", f"paths.outputs={tmp_path}"]
+        cases[f"{name}1"] = [[*words, *own, "data.batch_size=8", f"hydra.run.dir={tmp_path / name}1"]]
+        cases[f"{name}2"] = [[*NODES, *words, *own, "data.batch_size=4", f"hydra.run.dir={tmp_path / name}2"]] * 2
+    found = dict(zip(cases, run_cases(tmp_path, list(cases.values())), strict=True))
+    for name in tasks:
+        assert {*found[f"{name}1"]["codes"], *found[f"{name}2"]["codes"]} == {0}, found
+        for one, two in zip(rows(tmp_path / f"{name}1"), rows(tmp_path / f"{name}2"), strict=True):
+            assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_machines_that_do_not_agree_end_in_one_line(tmp_path: Path) -> None:
     """Started by hand, with Lightning's variables; all processes end, and none waits for the others."""
     ends = [

@@ -41,6 +41,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
 def test_strategies_that_cannot_be_had_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for word, told in (
         ("trainer.strategy=fsdp_cpu_offload", "does not leave checkpoints in one file: use fsdp or ddp"),
+        ("trainer.strategy=ddp_spawn", "takes a run's parts into processes that they cannot go to: use ddp"),
         ("+trainer.sync_batchnorm=true", "is for GPUs: torch has no such batch norm on a CPU"),
     ):
         assert main(["train", *WORDS, word, f"paths.outputs={tmp_path}"]) == 2

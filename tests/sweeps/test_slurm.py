@@ -156,9 +156,11 @@ def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Pa
     words = [meet, "trainer.max_epochs=3", "model.channels=[4]", "hydra/launcher=slurm", *QUICK]
     process = cluster.start("name=still,moved,late", *words, f"hydra.sweep.dir={many}")
     other = cluster.start("name=pushed", *words, "+hydra.launcher.options.partition=low", f"hydra.sweep.dir={low}")
-    moved, late, pushed = many / "name=moved", many / "name=late", low / "name=pushed"
+    moved, late = many / "name=moved", many / "name=late"
     cluster.wait_for(process, lambda: (moved / "met").exists() and (late / "met").exists())
-    cluster.wait_for(other, lambda: (pushed / "met").exists())
+    cluster.wait_for(other, lambda: list(low.glob("*/met")))
+    ((name, job),) = jobs(low).items()
+    pushed, number = low / name, job["attempts"][-1]["slurm"]
     numbers = {name: job["attempts"][-1]["slurm"] for name, job in jobs(many).items()}
     process.kill()
     process.communicate()
@@ -166,7 +168,7 @@ def test_a_preempted_job_goes_on_to_the_same_bits(cluster: Cluster, tmp_path: Pa
     cluster.ask("scontrol", "requeue", numbers["name=moved"])
     cluster.ask("scancel", "--signal=USR2", numbers["name=late"])
     cluster.ask("sbatch", "--partition=high", "--output=/dev/null", "--wrap=sleep 1")
-    cluster.release(other, jobs(low)["name=pushed"]["attempts"][-1]["slurm"])
+    cluster.release(other, number)
     for name in ("name=moved", "name=late"):
         cluster.release(again, numbers[name])
     shown, _ = again.communicate()

@@ -35,9 +35,10 @@ for processes in (1, 2):
     "words",
     [
         ["data=camvid", "data.image_size=[24,32]", "data.eval_batch_size=1", "trainer.max_epochs=0"],
+        ["data=camvid", "data.image_size=[24,32]", "data.eval_batch_size=1", "trainer.max_epochs=2"],
         ["data=digit_scenes", "data.images={train:12,val:5,test:7}", "trainer.max_epochs=2"],
     ],
-    ids=["void", "trained"],
+    ids=["void", "trained with void", "trained"],
 )
 def test_metrics_of_two_processes_are_those_of_one(tmp_path: Path, words: list[str]) -> None:
     root = fakes.camvid(tmp_path / "data", 3)

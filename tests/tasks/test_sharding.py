@@ -29,6 +29,7 @@ def alone() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*returned a view tensor")  # which only harms networks that write into it
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.usefixtures("alone")
 def test_a_shared_network_is_the_same_function(name: str) -> None:
@@ -39,7 +40,8 @@ def test_a_shared_network_is_the_same_function(name: str) -> None:
     weights = {key: value.clone() for key, value in network.state_dict().items()}
     shard(network, init_device_mesh("cpu", (1,)), least)
     assert is_sharded(network)
-    assert sum(hasattr(part, "unshard") for part in network.modules()) > 1  # parts on their own, too
+    alone = sum(hasattr(part, "unshard") for part in network.modules()) - 1
+    assert (alone > 0) == (name != "skips")  # its parts are all containers
     shard(network, init_device_mesh("cpu", (1,)), least)  # a second time changes nothing
     torch.testing.assert_close(network(images), before, rtol=0, atol=0)
     network(images).sum().backward()

@@ -158,7 +158,7 @@ class Record:
                 self.finish("pruned", pruned=str(error))
             elif self.writes:
                 with suppress(OSError, RunError):  # the disk may be full, which `error` then says
-                    self._fail(error)
+                    self.fail(error)
         finally:
             if self.log is not None:
                 close_log(self.log)
@@ -170,7 +170,8 @@ class Record:
         if ctrl_c and _interrupted(error):
             raise KeyboardInterrupt from error  # Lightning turns Ctrl-C into exit(1)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Write down that the run has failed, and why."""
         kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
         self.finish("failed", error=f"{kind}{error}")
         self.note("".join(traceback.format_exception(error)))

@@ -39,5 +39,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     strategy = str(settings.get("strategy"))
     if strategy.startswith(("fsdp_", "model_parallel", "deepspeed")):
         raise UserError(f"trainer.strategy={strategy} does not leave checkpoints in one file: use fsdp or ddp")
+    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise UserError(
+            f"trainer.strategy={strategy} takes a run's parts into processes that they cannot go to: use ddp"
+        )
     if settings.get("sync_batchnorm") and settings.get("accelerator") == "cpu":
         raise UserError("trainer.sync_batchnorm=true is for GPUs: torch has no such batch norm on a CPU")

@@ -28,7 +28,8 @@ def shard(model: nn.Module, mesh: "DeviceMesh", least: int = LEAST) -> None:
         own = sum(parameter.numel() for parameter in part.parameters() if not _shared(parameter))
         if part is not model and has_parts and not isinstance(part, _CONTAINERS) and own >= least:
             fully_shard(part, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # let go after each forward, too: what is loaded after a first look at the layers would not be seen otherwise
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(model: nn.Module) -> bool:
