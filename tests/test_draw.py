@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from lightbed.draw.classes import confusion_matrix, label_scores, precision_recall
 from lightbed.draw.curves import curves, main_metric
-from lightbed.draw.figure import DPI, RIGHT, WRONG, fit_titles, new_figure, pixels, save, text_width
+from lightbed.draw.figure import DPI, RIGHT, WRONG, fit_titles, new_figure, pixels, save, shorten_apart, text_width
 from lightbed.draw.grid import captioned, image_grid, scale
 from lightbed.draw.panels import Panel, draw
 from lightbed.metrics.classification import MultilabelScores, confusion
@@ -316,3 +316,15 @@ def test_main_metric_is_the_monitored_one_or_the_first_that_is_no_loss() -> None
     assert main_metric(rows(2), "val/accuracy") == "accuracy"
     assert main_metric(rows(2), "val/loss") == "accuracy"
     assert main_metric([{"epoch": 0, "train/loss": 1.0, "val/loss_box": 2.0}], "val/loss") is None
+
+
+def test_names_that_would_be_cut_alike_are_cut_in_the_middle() -> None:
+    figure = new_figure(1, 1)
+    names = [f"a rather long name of the class number {i}" for i in range(12)]
+    cut = shorten_apart(figure, [*names, "road"], 1.8, 8)
+    assert len(set(cut)) == 13
+    assert cut[-1] == "road"
+    assert cut[11].startswith("a rather")
+    assert cut[11].endswith("er 11")
+    assert all(text_width(figure, text, 8) <= 1.81 for text in cut)
+    assert shorten_apart(figure, ["x" * 99, "road"], 1.8, 8)[0].endswith("x…"), "the end is cut where that is enough"

@@ -61,6 +61,8 @@ def test_each_data_set_from_its_files(data: str, tmp_path: Path) -> None:
     assert record["status"] == "done"
     names = {path.name for path in (folder / "pictures").iterdir()}
     assert names == {"confusion_matrix.png", "predictions.png"}
+    own = {"camvid": (360, 480), "penn_fudan_people": (111, 125), "drone": (80, 120), "mask_folder": (40, 56)}
+    assert load_run(folder).task.largest == own[data]
 
 
 def test_single_convolution_of_the_recipe_has_644_parameters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +126,22 @@ def test_masks_have_the_images_own_sizes(scenes_run: Path, photos: Path, tmp_pat
         assert sum(line["shares"].values()) == pytest.approx(1)
     assert len(list((folder / "pictures").glob("*.png"))) == 3
     assert "broken.png" in json.loads((folder / "run.json").read_text())["data"]["skipped_files"][0]
+
+
+def test_an_image_much_larger_than_those_trained_on_is_labelled_in_tiles_of_their_size(
+    scenes_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(fakes.scene((260, 300), 4, 0)[0]).save(tmp_path / "large.png")
+    masks = {}
+    for words in ("tile=auto", "tile=64", "tile=null"):
+        folder = tmp_path / words
+        places = [f"hydra.run.dir={folder}", f"run={scenes_run}", f"source={tmp_path / 'large.png'}", "device=cpu"]
+        assert main(["predict", *places, words, "pictures=false"]) == 0
+        masks[words] = np.asarray(Image.open(folder / "masks" / "large.png"))
+    told = capfd.readouterr()
+    assert (told.out + told.err).count("large.png is 300x260, much more than the images trained on (up to 64x64)") == 1
+    assert np.array_equal(masks["tile=auto"], masks["tile=64"])
+    assert not np.array_equal(masks["tile=auto"], masks["tile=null"])
 
 
 def test_the_datas_colours_are_those_of_the_pictures(tmp_path: Path) -> None:

@@ -253,8 +253,9 @@ def show_predictions(shown: list[dict[str, Any]], skipped: list[str], done: int,
     if shown:
         title = f"predictions of {done:,} images"
         table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
-        for name in ("image", "class", "score"):
-            table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
+        told = "share" if "shares" in shown[0] else "score"
+        for name in ("image", "class", told):
+            table.add_column(name, justify="right" if name == told else "left", overflow="fold")
         for line in shown:
             path = str(Path(line["path"]).absolute().relative_to(common))
             if "shares" in line:

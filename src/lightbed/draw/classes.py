@@ -16,6 +16,7 @@ from lightbed.draw.figure import (
     new_figure,
     place,
     shorten,
+    shorten_apart,
     text_width,
 )
 from lightbed.draw.letters import spelled
@@ -53,7 +54,7 @@ def confusion_matrix(
     cell = side / count
     size = min(9.0, max(cell * 72 * 0.82, 5.5))
     probe = new_figure(1, 1)
-    names = [shorten(probe, spelled(name), 1.8, size) for name in classes]
+    names = shorten_apart(probe, [spelled(name) for name in classes], 1.8, size)
     rows = [f"{name} ({total:,})" for name, total in zip(names, images, strict=True)]
     left = max(text_width(probe, row, size) for row in rows) + 0.5
     widest = max(text_width(probe, name, size) for name in names)

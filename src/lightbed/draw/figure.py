@@ -112,6 +112,17 @@ def shorten(figure: "Figure", text: str, width: float, size: float, **style: Any
     return text[:low].rstrip() + "…"
 
 
+def shorten_apart(figure: "Figure", texts: Sequence[str], width: float, size: float) -> list[str]:
+    """Each line cut to `width` inches; in the middle where cut ends would make different ones alike."""
+    cut = [shorten(figure, text, width, size) for text in texts]
+    if len(set(cut)) == len(set(texts)):
+        return cut
+    ends = [shorten(figure, text[::-1], width / 2, size)[::-1] for text in texts]
+    heads = [shorten(figure, text, width / 2, size) for text in texts]
+    pieces = zip(texts, cut, heads, ends, strict=True)
+    return [text if text == short else f"{head[:-1]}{end}" for text, short, head, end in pieces]
+
+
 def wrap(figure: "Figure", text: str, width: float, size: float) -> str | None:
     """`text` in one line or, broken at a space as evenly as can be, in two that fit `width` inches; else None."""
     if text_width(figure, text, size) <= width:

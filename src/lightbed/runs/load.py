@@ -75,14 +75,20 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
             f"{path} is of a {card.get('task')}, but its own config builds a {kind}: it was changed by hand"
         )
     task.colours = card.get("colours") or {}
-    if isinstance(task, Segmenter) and card.get("largest"):
-        height, width = card["largest"]
-        task.largest = (int(height), int(width))
+    if isinstance(task, Segmenter):
+        task.largest = _sides(card.get("largest"))
     count, names = config["model"].get("num_classes"), len(card["classes"])
     if isinstance(count, int) and count != names and config["task"].get("kind") != "binary":
         raise UserError(f"{path} names {names} classes, but the model of its own config has {count}")
     load_weights(task, content["state_dict"], path)
     return Loaded(task.eval(), config, path, card.get("category_ids"))
+
+
+def _sides(told: Any) -> tuple[int, int] | None:
+    """(height, width) as a checkpoint tells it; None where it does not, as those of before did."""
+    if isinstance(told, list) and len(told) == 2 and all(isinstance(side, int) and side > 0 for side in told):
+        return told[0], told[1]
+    return None
 
 
 def read_config(text: Any, path: Path) -> Config:
