@@ -46,6 +46,10 @@ def test_what_is_named_and_what_that_imports_is_found(here: Path) -> None:
         "blocks.deeper": "blocks/deeper.py",
     }
     assert closure(["kit.nets.Part"]).keys() == {"kit", "kit.nets", "kit.inner", "kit.inner.most", "kit.broken"}
+    (here / "large").mkdir()
+    for name in ("__init__", *(f"part_{number}" for number in range(1000))):
+        (here / "large" / f"{name}.py").touch()
+    assert not closure(["large.part_7.Net"])
     assert installed(Path(pytest.__file__))
     assert installed(Path(os.__file__))
     assert not installed(here / "mine.py")
