@@ -111,8 +111,8 @@ def test_jobs_record_the_checkout_that_their_code_came_from(here: Path) -> None:
     for words in (["init", "-q"], ["add", "mine.py"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True)
     (here / "mine.py").write_text("VALUE = 'uncommitted'\n")
-    (here / ".gitignore").write_text("many\n")
     code = Code.freeze(here / "many")
+    assert Code.freeze(here / "many").folder == code.folder, "the copies are no part of the checkout"
     (here / "mine.py").write_text("VALUE = 'edited while it runs'\n")
     program = (
         "import sys\nfrom lightbed.sweeps import imports\nimports.use(sys.argv[1])\n"

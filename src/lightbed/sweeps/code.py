@@ -52,6 +52,7 @@ class Code:
         """
         home = sweep / FROZEN
         home.mkdir(parents=True, exist_ok=True)
+        (home / ".gitignore").write_text("*\n")  # or the copies would be uncommitted code of the user's checkout
         numbers = [int(path.name[5:]) for path in home.glob("code_*") if path.name[5:].isdigit()]
         if numbers and (last := cls(home / f"code_{max(numbers)}")).is_todays():
             return last
