@@ -246,7 +246,14 @@ def test_jobs_that_ended_before_they_were_runs_are_told(sweep: Path) -> None:
         place.write_text(json.dumps({"config": config, "hydra": {"runtime": {"choices": choices}}}))
         words = ["model=cnn", f"seed={name}"]
         jobs.append(
-            {"id": name, "overrides": words, "folder": f"job_{name}", "status": status, "error": f"{name} is\nill"}
+            {
+                "id": name,
+                "overrides": words,
+                "folder": f"job_{name}",
+                "status": status,
+                "error": f"{name} is\nill",
+                "attempts": [{"seconds": 1.0}, {"seconds": 2.5} if name == "a" else {}],
+            }
         )
     jobs.append({"id": "d", "overrides": [], "folder": "model=cnn,seed=0", "status": "failed"})  # was tried again since
     (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs}))
@@ -258,6 +265,10 @@ def test_jobs_that_ended_before_they_were_runs_are_told(sweep: Path) -> None:
     told = {line.rpartition("/")[2] for line in show.failures(table)}
     assert told == {"job_a: killed: a is ill", "job_c: failed: c is ill", "model=dnn,seed=2: failed: out of memory"}
     assert table.columns == ["model"]
+    assert {run.folder.name: run.seconds for run in table.runs if "job" in run.folder.name} == {
+        "job_a": 2.5,
+        "job_c": None,
+    }
 
 
 @pytest.mark.parametrize("count", [500])

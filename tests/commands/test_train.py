@@ -110,7 +110,7 @@ def test_the_command_line_from_start_to_finish(tmp_path: Path) -> None:
     pictures = [line.strip() for line in done.stdout.splitlines() if line.strip().endswith(".png")]
     assert {Path(line).name for line in pictures} >= {"curves.png", "predictions.png", "confusion_matrix.png"}
     assert all((tmp_path / line).is_file() for line in pictures)
-    assert "tensorboard --logdir outputs" in done.stdout
+    assert "tensorboard --logdir outputs/classifier\n" in done.stdout
     assert (tmp_path / "outputs" / "latest" / "metrics.json").is_file()
     assert "Warning" not in done.stderr, done.stderr
 

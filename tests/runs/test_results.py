@@ -73,7 +73,7 @@ def test_a_run_ends_with_table_paths_and_tensorboard(
         for name in ("curves", "pictures/confusion_matrix", "pictures/precision_recall", "pictures/predictions")
     ]
     assert all(Path(path).is_file() for path in pictures)
-    assert end[-1] == "tensorboard --logdir outputs"
+    assert end[-1] == "tensorboard --logdir outputs/classifier"
     # beside the test's figures: training and validation after the epoch whose weights were tested
     row = next(row for row in read_history(folder / "metrics.csv") if row["epoch"] == final["epoch"])
     assert {name: final[name] for name in row if "/" in name} == {n: v for n, v in row.items() if "/" in n}

@@ -15,6 +15,7 @@ import torch
 from exact import WORDS, kill, result
 from lightbed.cli import main
 from lightbed.runs.history import read_history, write_history
+from lightbed.runs.provenance import code_digest
 
 EVERY = "callbacks.checkpoint.every_n_steps"
 MOVING = ("augment=flip_crop", "scheduler=cosine")
@@ -231,15 +232,21 @@ def test_what_has_changed_is_said_and_the_run_goes_on(tmp_path: Path, capfd: pyt
     folder = stopped(tmp_path / "run", kill("batch", 9))
     record = json.loads((folder / "run.json").read_text())
     record["versions"]["torch"], record["hardware"]["isa"] = "2.0.0", "ABACUS"
+    record["code"] = "of that day"
     (folder / "run.json").write_text(json.dumps(record))
+    (folder / "uncommitted.diff").write_text("of that day")
     resume(folder, "threads=2")
     said = [line for line in capfd.readouterr().out.splitlines() if "may differ" in line]
     assert len(said) == 1
-    for part in (f"torch {torch.__version__} (was 2.0.0)", "(was ABACUS)", "threads 2 (was 1)"):
+    torch_s = f"torch {torch.__version__} (was 2.0.0)"
+    for part in (torch_s, "(was ABACUS)", "threads 2 (was 1)", "other code of Lightbed"):
         assert part in said[0]
     entry = json.loads((folder / "run.json").read_text())["resumed"][0]
     assert entry["threads"] == 2
     assert entry["versions"]["torch"] == torch.__version__
+    assert entry["code"] == code_digest()
+    assert (folder / "uncommitted.diff").read_text() == "of that day"
+    assert (folder / "uncommitted_1.diff").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,10 @@ def test_what_is_named_and_what_that_imports_is_found(here: Path) -> None:
         "blocks.deeper": "blocks/deeper.py",
     }
     assert closure(["kit.nets.Part"]).keys() == {"kit", "kit.nets", "kit.inner", "kit.inner.most", "kit.broken"}
+    (here / "large").mkdir()
+    for name in ("__init__", *(f"part_{number}" for number in range(1000))):
+        (here / "large" / f"{name}.py").touch()
+    assert not closure(["large.part_7.Net"])
     assert installed(Path(pytest.__file__))
     assert installed(Path(os.__file__))
     assert not installed(here / "mine.py")
@@ -107,8 +111,8 @@ def test_jobs_record_the_checkout_that_their_code_came_from(here: Path) -> None:
     for words in (["init", "-q"], ["add", "mine.py"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True)
     (here / "mine.py").write_text("VALUE = 'uncommitted'\n")
-    (here / ".gitignore").write_text("many\n")
     code = Code.freeze(here / "many")
+    assert Code.freeze(here / "many").folder == code.folder, "the copies are no part of the checkout"
     (here / "mine.py").write_text("VALUE = 'edited while it runs'\n")
     program = (
         "import sys\nfrom lightbed.sweeps import imports\nimports.use(sys.argv[1])\n"

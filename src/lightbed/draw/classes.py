@@ -123,7 +123,7 @@ def precision_recall(curves: Any, classes: Sequence[str], title: str, *below: st
     for i in [i for i in seen if i not in named]:
         axes.plot(*_steps(precision[i], recall[i]), color="#c9d0d8", linewidth=0.7)
     for color, i in zip(SERIES, named, strict=False):
-        name = shorten(figure, classes[i], 1.35, 8)
+        name = shorten(figure, spelled(classes[i]), 1.35, 8)
         label = f"{average[i]:.3f}  {name}".replace("$", r"\$")
         axes.plot(*_steps(precision[i], recall[i]), color=color, linewidth=1.6, label=label)
     if len(seen) > 1:

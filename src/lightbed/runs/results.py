@@ -52,8 +52,10 @@ def show_results(folder: Path, metrics: Mapping[str, float], task: Task, outputs
     for path in sorted([*folder.glob("*.png"), *(folder / "pictures").glob("*.png")]):
         say(f"  {near(path)}")
     if any(folder.glob("events.out.tfevents.*")):
-        inside = folder.absolute().is_relative_to(outputs.expanduser().absolute())
-        say(f"tensorboard --logdir {shlex.quote(str(near(outputs if inside else folder)))}")
+        home, whole = outputs.expanduser().absolute(), folder.absolute()
+        # all runs of this name; in the whole of outputs the link `latest` would be one more
+        shown = home.joinpath(*whole.relative_to(home).parts[:1]) if whole.is_relative_to(home) else folder
+        say(f"tensorboard --logdir {shlex.quote(str(near(shown)))}")
 
 
 def _show_classes(metrics: Mapping[str, float], stage: str) -> None:

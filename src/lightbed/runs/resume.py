@@ -68,7 +68,7 @@ class Resumed(Record):
         )
 
     def _code(self, count: int) -> dict[str, Any]:
-        """The code that the run goes on with, as it did `count` times before; new changes without commit are kept.
+        """The code that the run goes on with, as it did `count` times before; what is not committed is kept.
 
         It is that of today, or of the day when the sweep went on that the run is a job of.
         """

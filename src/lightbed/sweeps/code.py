@@ -15,6 +15,8 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from lightbed.runs.git import git_state
 from lightbed.sweeps.imports import DIFF, INDEX, OWN
 from lightbed.sweeps.jobs import FROZEN, read_json, write_json
 
+_MOST = 1000  # modules of a package of the user's
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -49,6 +52,7 @@ class Code:
         """
         home = sweep / FROZEN
         home.mkdir(parents=True, exist_ok=True)
+        (home / ".gitignore").write_text("*\n")  # or the copies would be uncommitted code of the user's checkout
         numbers = [int(path.name[5:]) for path in home.glob("code_*") if path.name[5:].isdigit()]
         if numbers and (last := cls(home / f"code_{max(numbers)}")).is_todays():
             return last
@@ -146,7 +150,7 @@ def _modules(name: str) -> Iterator[tuple[str, Path]]:
     where = [Path(place) for place in spec.submodule_search_locations or ()]
     file = Path(spec.origin) if spec.has_location and spec.origin else None
     for i in range(len(parts) + 1):
-        if any(map(installed, [file] if file else where)):
+        if any(map(installed, [file] if file else where)) or (file is not None and not i and _library(file)):
             return
         if file is not None and file.suffix == ".py" and file.is_file():
             yield ".".join([top, *parts[:i]]), file.absolute()
@@ -154,6 +158,12 @@ def _modules(name: str) -> Iterator[tuple[str, Path]]:
             file, where = _inside(where, parts[i])
             if file is None and not where:
                 return
+
+
+@cache
+def _library(file: Path) -> bool:
+    """Whether this is a package as large as a library: a checkout of torch, say, would take minutes to read."""
+    return file.name == "__init__.py" and len(list(islice(_within("", file.parent), _MOST))) == _MOST
 
 
 def _spec(top: str) -> importlib.machinery.ModuleSpec | None:

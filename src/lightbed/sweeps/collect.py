@@ -61,6 +61,10 @@ def find_runs(places: Sequence[str]) -> list[Run]:
                 (folders if is_run else sweeps)[folder] = None
     runs = [run for folder in folders if (run := read_run(folder)) is not None]
     runs += [run for folder in sweeps for run in _never_began(folder)]
+    spent = {job: seconds for folder in sweeps for job, seconds in _spent(folder)}
+    for run in runs:
+        if run.seconds is None:  # it was killed, so it could not say it itself
+            run.seconds = spent.get(run.folder)
     if not runs:
         raise UserError(
             f"runs={','.join(places)} holds no training runs: give a folder that has some, e.g. runs=outputs"
@@ -100,11 +104,21 @@ def _walk(start: Path) -> Iterator[tuple[Path, bool]]:
     """Folders with a run.json (True) or a sweep.json at or below `start`; links such as `latest` are not followed."""
     for folder, inside, files in os.walk(start):
         inside[:] = sorted(name for name in inside if not name.startswith("attempt_"))  # what a job's retry set aside
+        if "sweep.json" in files and "frozen" in inside:  # configs and code
+            inside.remove("frozen")
         if "run.json" in files:  # runs hold no others
             inside.clear()
             yield Path(folder), True
         elif "sweep.json" in files:
             yield Path(folder), False
+
+
+def _spent(sweep: Path) -> Iterator[tuple[Path, float]]:
+    """The seconds of the last attempt of each job of a sweep, as far as it has ended."""
+    for job in _json(sweep / "sweep.json").get("jobs", []):
+        for attempt in (job.get("attempts") or [])[-1:]:
+            if isinstance(seconds := attempt.get("seconds"), int | float):
+                yield sweep / str(job.get("folder")), float(seconds)
 
 
 def _never_began(sweep: Path) -> Iterator[Run]:

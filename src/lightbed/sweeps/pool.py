@@ -20,6 +20,7 @@ from lightbed.sweeps.devices import Lease, Need, Slots
 from lightbed.sweeps.jobs import OVER, Job, Sweep, found_status, now, read_json, set_aside
 from lightbed.sweeps.order import Order
 
+_STOPPING = "lightbed: the jobs write a checkpoint and end; Ctrl-C again ends them at once"
 _TICK = 0.5  # seconds between looks at the curves, and for room that another terminal gives back
 
 
@@ -265,6 +266,8 @@ def stops(pool: Pool) -> Iterator[Callable[[], int | None]]:
     def look() -> int | None:
         if request.number is not None and not pool.stopping:
             pool.signal(request.number)
+            if pool.running:
+                print(_STOPPING, file=sys.stderr, flush=True)
         return request.number
 
     try:
