@@ -38,6 +38,26 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         assert two == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_frozen_parts_need_no_gradient_in_several_processes(tmp_path: Path) -> None:
+    words = [
+        "model=cnn",
+        "model.channels=[4,8]",
+        "task.rates={features:0}",
+        "trainer=ddp",
+        "trainer.devices=2",
+        *WORDS[4:],
+    ]
+    command = [sys.executable, "-m", "lightbed", "train", *words, "data.limit=96", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*command, f"paths.outputs={tmp_path}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_sharding_says_that_it_needs_gpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *WORDS, "trainer.strategy=fsdp", f"paths.outputs={tmp_path}"]) == 2
     told = "lightbed: trainer.strategy=fsdp needs GPUs, and trainer.accelerator=gpu to say so; here it is cpu\n"

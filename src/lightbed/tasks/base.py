@@ -13,7 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
-from lightbed.tasks.optim import OptimizerPartial, frozen_modules, make_optimizer, make_scheduler, spelled
+from lightbed.tasks.optim import OptimizerPartial, freeze, frozen_modules, make_optimizer, make_scheduler, spelled
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
 from lightbed.types import STAGES, Prediction, Step
@@ -179,6 +179,10 @@ class Task(L.LightningModule):
         if self.extra_metrics:
             getattr(self, f"{stage}_extra").update(*self.metric_inputs(step.predictions, step.targets))
         return total
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":  # before several processes agree on which weights have gradients
+            freeze(self.model, spelled(self.rates or {}, self.parts))
 
     def on_fit_start(self) -> None:
         if self.compiled:
