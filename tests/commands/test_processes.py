@@ -46,3 +46,23 @@ def test_strategies_that_cannot_be_had_are_refused(tmp_path: Path, capsys: pytes
     ):
         assert main(["train", *WORDS, word, f"paths.outputs={tmp_path}"]) == 2
         assert capsys.readouterr().err == f"lightbed: {word.lstrip('+')} {told}\n"
+
+
+@pytest.mark.slow
+def test_frozen_parts_need_no_gradient_in_several_processes(tmp_path: Path) -> None:
+    words = [
+        "model=cnn",
+        "model.channels=[4,8]",
+        "task.rates={features:0}",
+        "trainer=ddp",
+        "trainer.devices=2",
+        *WORDS[4:],
+    ]
+    command = [sys.executable, "-m", "lightbed", "train", *words, "data.limit=96", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [*command, f"paths.outputs={tmp_path}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

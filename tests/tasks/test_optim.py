@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from lightbed.errors import UserError
+from lightbed.tasks import Classifier
 from lightbed.tasks.optim import frozen_modules, make_optimizer, make_scheduler, parameter_groups
 
 
@@ -49,6 +50,14 @@ def test_a_rate_of_zero_freezes() -> None:
     ]
     frozen = {id(module) for module in frozen_modules(model, {"features": 0, "features.2": 0.01})}
     assert frozen == {id(model.features), id(model.features[0]), id(model.features[1])}
+
+
+def test_a_task_freezes_before_its_processes_agree_on_gradients() -> None:
+    task = Classifier(net(), 3, rates={"features": 0, "head": 0.1})
+    task.setup("test")
+    assert all(parameter.requires_grad for parameter in task.parameters())
+    task.setup("fit")
+    assert {name.split(".")[1] for name, p in task.named_parameters() if p.requires_grad} == {"head", "features2"}
 
 
 @pytest.mark.parametrize(

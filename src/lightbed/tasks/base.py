@@ -200,6 +200,10 @@ class Task(L.LightningModule):
             getattr(self, f"{stage}_extra").update(*self.metric_inputs(step.predictions, step.targets))
         return total
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":  # before several processes agree on which weights have gradients
+            freeze(self.model, spelled(self.rates or {}, self.parts))
+
     def on_fit_start(self) -> None:
         if self.compiled:
             self.model.compile()  # in place, so that the names of the weights stay
