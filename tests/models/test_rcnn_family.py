@@ -212,7 +212,9 @@ def test_the_second_stage_finds_what_an_untrained_network_shows_it_and_lies_in_t
     model.settle(lambda: [(images, targets)])
     assert torch.equal(model.second.svm_platt, first["second.svm_platt"]), "again, it is the same, whatever the batches"
     model.train()(images, targets)
-    assert not model.second.settled, "a step in training undoes it: features are others now"
+    assert not model.second.ready, "a step in training undoes it: features are others now"
+    model.second.settled.fill_(0.9)
+    assert not model.second.ready, "nor is an average of weights before and after it"
 
 
 def test_objects_of_later_images_are_known_to_the_first_svms(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,8 @@ def test_what_is_searched_is_the_image_before_it_was_normalised() -> None:
     assert np.array_equal(searcher(engine="own").pixels(normalised(image)), image)
     grey = SelectiveSearch([0.5], [0.5], engine="own").pixels(torch.zeros(1, 2, 2))
     assert grey.tolist() == [[[128] * 3] * 2] * 2
+    four = SelectiveSearch([0.0] * 4, [1.0] * 4, engine="own").pixels(torch.tensor([0.2, 0.4, 0.6, 1.0]).view(4, 1, 1))
+    assert four.tolist() == [[[51, 102, 153]]]
 
 
 def test_a_plain_image_and_sides_too_small_leave_the_whole() -> None:

@@ -89,10 +89,15 @@ REGIONS = (
     *("model.box_detections_per_img=10", "model.rpn_post_nms_top_n_test=20"),
 )
 UNFREEZING = "+callbacks.unfreezing={_target_:lightbed.callbacks.unfreezing.Unfreezing,parts:{roi_heads:2}}"
+PROPOSALS = (
+    *("model.classifier.channels=[4,8]", "model.crop_size=12", "model.context=1", "model.box_grid=2"),
+    *("model.box_batch_size_per_image=8", "model.proposals.width=48", "model.proposals.most=20"),
+)
 TASKS = {
     "segmentation": ("model=unet", "model.channels=[4,8]", "model.dropout=0.3", "augment=scenes"),
     "detection, a worker": ("model=faster_rcnn", *REGIONS, "augment=detection", "data.num_workers=1"),
     "detection, frozen parts": ("model=faster_rcnn", *REGIONS, "+task.rates={rpn:0}", UNFREEZING),
+    "SVMs after each epoch": ("model=rcnn", *PROPOSALS),
     "instance masks, averaged": ("model=mask_rcnn", *REGIONS, "model.mask_layers=[8]", "model.mask_dim_reduced=8",
                                  "augment=detection", "+callbacks.ema={_target_:lightbed.callbacks.ema.Ema}"),
 }  # fmt: skip

@@ -11,8 +11,11 @@ from torch.optim import SGD, Adam
 
 from lightbed.data.digit_scenes import DigitScenes
 from lightbed.errors import UserError
+from lightbed.models.cnn import CNN
+from lightbed.models.fast_rcnn import FastRCNN
 from lightbed.models.fcos import FCOS
 from lightbed.models.rcnn import FasterRCNN, MaskRCNN
+from lightbed.models.rcnn_2014 import RCNN
 from lightbed.models.retinanet import RetinaNet
 from lightbed.models.ssd import SSDLite
 from lightbed.tasks import Detector
@@ -30,7 +33,22 @@ REGIONS: dict[str, Any] = {
     "rpn_post_nms_top_n_test": 20,
     "box_batch_size_per_image": 16,
 }
+PLAIN: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3, "proposals": {"engine": "own", "width": 32, "most": 12}}
+
+
+def settled() -> RCNN:
+    """An R-CNN whose SVMs, all weights 0, are half sure of everything."""
+    sizes = {"crop_size": 8, "context": 1, "box_grid": 2, "box_batch_size_per_image": 4}
+    network = RCNN(3, classifier=CNN(3, 2, [4]), **PLAIN, **sizes, box_score_thresh=0.0)
+    network.second.settled.fill_(1)
+    return network
+
+
 NETWORKS = {
+    "rcnn": settled,
+    "fast_rcnn": lambda: FastRCNN(
+        3, backbone="mobilenet_v3_small", level=1, representation_size=16, **PLAIN, box_score_thresh=0.0
+    ),
     "faster_rcnn": lambda: FasterRCNN(3, **REGIONS, box_score_thresh=0.0),
     "mask_rcnn": lambda: MaskRCNN(3, **REGIONS, box_score_thresh=0.0, mask_layers=[16], mask_dim_reduced=8),
     "retinanet": lambda: RetinaNet(3, **LIGHT, levels=[1, 2, 3], score_thresh=0.0),
@@ -40,6 +58,8 @@ NETWORKS = {
     "ssdlite": lambda: SSDLite(3, size=[96, 96], score_thresh=0.0),
 }
 LOSSES = {
+    "rcnn": {"classifier"},
+    "fast_rcnn": {"classifier", "box_reg"},
     "faster_rcnn": {"classifier", "box_reg", "objectness", "rpn_box_reg"},
     "mask_rcnn": {"classifier", "box_reg", "objectness", "rpn_box_reg", "mask"},
     "retinanet": {"classification", "bbox_regression"},
@@ -75,6 +95,10 @@ def task(request: pytest.FixtureRequest) -> Detector:
     return made
 
 
+def first_part(model: nn.Module) -> nn.Module:
+    return getattr(model, "backbone", None) or model.classifier
+
+
 def test_training_gives_losses_by_name_and_no_predictions(task: Detector) -> None:
     step = task.train().step(batch(), "train")
     assert set(step.losses) == LOSSES[task.kind]
@@ -82,7 +106,7 @@ def test_training_gives_losses_by_name_and_no_predictions(task: Detector) -> Non
     total = torch.stack(list(step.losses.values())).sum()
     assert total.isfinite()
     total.backward()
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in task.model.backbone.parameters())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in first_part(task.model).parameters())
 
 
 def test_losses_in_evaluation_are_those_of_training_with_still_norms(task: Detector) -> None:
@@ -125,12 +149,15 @@ def test_evaluation_leaves_weights_statistics_modes_and_chance_alone(task: Detec
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_backbone_runs_once(task: Detector) -> None:
-    calls = []
-    handle = task.model.backbone.register_forward_hook(lambda *_: calls.append(1))
+def test_the_backbone_and_the_search_run_once(task: Detector) -> None:
+    calls: list[str] = []
+    parts = {name: part for name in ("backbone", "proposals") if (part := getattr(task.model, name, None))}
+    handles = [part.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, part in parts.items()]
     task.step(batch(), "test")
-    handle.remove()
-    assert calls == [1]
+    for handle in handles:
+        handle.remove()
+    assert sorted(calls) == sorted(parts)
+    assert parts
     with shared(task.model):
         pass
     assert "Remembered" not in {type(part).__name__ for part in task.model.modules()}
@@ -259,6 +286,44 @@ def test_a_network_that_has_diverged_finds_nothing_and_does_not_fail(name: str) 
     assert all(len(found["scores"]) == 0 for found in step.predictions)
     task.metric("val").update(step.predictions, step.targets)
     assert float(task.metric("val").compute()["map"]) == 0
+
+
+class Settling(Fixed):
+    """Notes how many images it is settled on, and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"boxes": torch.rand(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "scores": torch.zeros(0)}
+        )
+        self.seen: list[int] = []
+
+    def settle(self, batches: Any) -> None:
+        assert not self.training
+        counts = [sum(len(images) for images, _ in batches()) for _ in range(2)]
+        assert counts[0] == counts[1], "as often as it likes"
+        self.seen.append(counts[0])
+
+
+LIMITS = {
+    "each epoch": ({}, [32, 32]),
+    "every second epoch": ({"check_val_every_n_epoch": 2}, [32]),
+    "without a validation": ({"limit_val_batches": 0}, [32, 32]),
+    "short epochs": ({"limit_train_batches": 2}, [10, 10]),
+}
+
+
+@pytest.mark.parametrize(("limits", "seen"), LIMITS.values(), ids=LIMITS)
+def test_a_network_is_settled_on_all_training_images_before_it_is_judged_or_saved(
+    limits: dict[str, Any], seen: list[int]
+) -> None:
+    data = scenes(eval_batch_size=5)
+    data.images["val"] = 1
+    network = Settling()
+    task = Detector(network, 10, preprocess=data.preprocess, optimizer=partial(SGD, lr=0.0))
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, **limits, **QUIET)
+    trainer.fit(task, datamodule=data)
+    assert network.seen == seen
+    assert task.training
 
 
 def test_images_of_different_sizes_are_normalised_each() -> None:

@@ -181,14 +181,15 @@ class RCNN(ProposalDetector):
 
     def scores(self, features: Tensor) -> Tensor:
         """Features (n, D) -> probabilities (n, K): the SVMs', or before they are fitted the softmax's."""
-        if self.scorer == "softmax" or not self.second.settled:
+        if self.scorer == "softmax" or not self.second.ready:
             return F.softmax(self.softmax(features), 1)[:, 1:]
         return self.second.probabilities(features)
 
     def _detect(self, image: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         features, places = self.look(image, boxes)
-        scores = self.scores(features)  # (n, K)
-        moved = self.second.move(places, boxes)  # (n, K, 4)
+        with torch.autocast(image.device.type, enabled=False):  # what is fitted was so in whole precision
+            scores = self.scores(features)  # (n, K)
+            moved = self.second.move(places, boxes)  # (n, K, 4)
         rows, labels = (scores > self.box_score_thresh).nonzero(as_tuple=True)
         found, kept = clip_boxes_to_image(moved[rows, labels], image.shape[-2:]), scores[rows, labels]
         whole = (found[:, 2:] > found[:, :2]).all(1)

@@ -66,6 +66,11 @@ class SecondStage(nn.Module):
         ):
             self.register_buffer(name, torch.zeros(shape))
 
+    @property
+    def ready(self) -> Tensor:
+        """Whether all is fitted to the network as it is: less than 1 is an average with what was not, see `Ema`."""
+        return self.settled == 1
+
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (n, D) -> the SVMs' margins as probabilities (n, K)."""
         margins = features * self.svm_scale @ self.svm_weight.T + self.svm_bias
@@ -77,7 +82,7 @@ class SecondStage(nn.Module):
         `places` is (n, B).
         """
         codes = torch.einsum("nb,kbc->nkc", places, self.box_weight[:, :-1]) + self.box_weight[:, -1]
-        moved: Tensor = self.coder.decode_single((codes * self.settled).flatten(1), boxes)
+        moved: Tensor = self.coder.decode_single((codes * self.ready).flatten(1), boxes)
         return moved.view(len(boxes), -1, 4)
 
 

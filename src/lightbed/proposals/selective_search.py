@@ -92,9 +92,10 @@ class SelectiveSearch(nn.Module):
         return [torch.from_numpy(one.boxes).to(image.device) for one, image in zip(found, images, strict=True)]
 
     def pixels(self, image: Tensor) -> np.ndarray:
-        """A normalised image (C, h, w) -> uint8 (h, w, 3), RGB."""
+        """A normalised image (C, h, w) -> uint8 (h, w, 3), RGB: of more channels the first 3, of 2 the first."""
         whole = (image.detach().cpu().float() * self.std + self.mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-        return np.ascontiguousarray(whole.expand(3, -1, -1).permute(1, 2, 0).numpy())
+        seen = whole[:3] if len(whole) >= 3 else whole[:1].expand(3, -1, -1)
+        return np.ascontiguousarray(seen.permute(1, 2, 0).numpy())
 
     def recall(self, image: np.ndarray) -> Found:
         """The proposals of an image uint8 (h, w, 3): those that are kept, else new ones, which are then kept."""

@@ -1,6 +1,7 @@
 """Detection: boxes around any number of objects, and instance masks where the network gives them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -138,6 +139,8 @@ class Detector(Task):
     def settle(self) -> None:
         """Let a network with `settle(batches)` fit what is not trained by steps, on the training images as they are.
 
+        Where `trainer.limit_train_batches` makes epochs short, these are as few batches.
+
         It is called before each validation of a fit, and at the ends of epochs that would have one, in evaluation mode.
         `batches()` gives, as often as it is called, lists of preprocessed images and of targets as they come in
         training.
@@ -151,8 +154,11 @@ class Detector(Task):
         if hasattr(data, "eval_loader"):
             loader = data.eval_loader("train", whole=True)
 
+        limited = self.trainer.limit_train_batches not in (None, 1.0)
+        most = int(self.trainer.num_training_batches) if limited else None
+
         def batches() -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
-            for batch in loader:
+            for batch in islice(loader, most):
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
                 images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
                 yield images, [self.objects(target) for target in targets]
