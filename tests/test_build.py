@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightbed import build, folders
 from lightbed.build import Config
+from lightbed.commands import train
 from lightbed.data.digits import Digits
 from lightbed.errors import UserError
 from lightbed.make import locate, make, parameters
@@ -199,6 +200,14 @@ def test_further_metrics_get_the_number_of_classes(digits: Digits) -> None:
 def test_one_output_for_two_classes(digits: Digits) -> None:
     filled = build.with_facts(config("task.kind=binary"), digits)
     assert filled["model"]["num_classes"] == 1
+
+
+def test_layers_without_shapes_take_them_from_a_first_image(digits: Digits) -> None:
+    layers = "[{_target_: torch.nn.Flatten}, {_target_: torch.nn.LazyLinear, out_features: 'auto:num_classes'}]"
+    words = ("model=custom", "model._target_=torch.nn.Sequential", f"+model._args_={layers}")
+    task = train.make_task(build.with_facts(config(*words), digits), digits, {})
+    assert task.model[1].weight.shape == (10, 64)  # type: ignore[index]
+    assert task.model.training
 
 
 # -- the parts of a run ------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ MISTAKES = [
     ("+seed=3", "needs no +: write seed=3"),
     ("+model=dnn", "needs no +: write model=dnn"),
     ("hydra.rum.dir=x", "did you mean hydra.run.dir"),
+    ("experiment.x=1", "no experiment is chosen; name one before it, as in experiment=NAME experiment.x=1"),
     ("task.rates.head=0.1", "task.rates is null; give the whole of it: 'task.rates={head: 0.1}'"),
     ("xyzzy=1", "xyzzy does not exist: there is augment, callbacks, data"),
     # options

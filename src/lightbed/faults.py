@@ -219,6 +219,8 @@ def _advice(key: str, value: str, names: dict[str, Any]) -> str:
     while parent and parent not in names:
         parent = parent.rpartition(".")[0]
     rest = key.removeprefix(f"{parent}.")
+    if parent and names[parent] == "..." and not any(name.startswith(f"{parent}.") for name in names):
+        return f"no {parent} is chosen; name one before it, as in {parent}=NAME {key}={value}"
     if parent and names[parent] is None:
         return f"{parent} is null; give the whole of it: '{parent}={{{rest}: {value}}}'"
     if parent and names[parent] == {}:

@@ -73,6 +73,10 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
 
 def test_predict_leaves_out_hidden_folders_as_training_does(tmp_path):
     draw(tmp_path, "1.png", ".thumbnails/1.png", "deep/er/2.png")
+    (tmp_path / "none").mkdir()
+    for source, told in (("none", "has no files$"), ("*.jpg", "matches no file$")):
+        with pytest.raises(UserError, match=told):
+            find_images(str(tmp_path / source))
     assert [path.relative_to(tmp_path).as_posix() for path in find_images(str(tmp_path))] == ["1.png", "deep/er/2.png"]
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from lightbed.data.digits import Digits
 from lightbed.data.folder import ImageFolder
 from lightbed.errors import UserError
-from lightbed.runs.settings import check_settings
+from lightbed.runs.settings import check_counts, check_settings
 from lightbed.tasks.optim import make_optimizer
 from lightbed.transforms.preprocess import Preprocess
 
@@ -39,6 +39,12 @@ def test_settings_of_the_trainer(settings: dict[str, Any], told: str) -> None:
 def test_settings_that_are_as_they_should_be() -> None:
     check_settings({"max_epochs": -1, "accumulate_grad_batches": 4, "gradient_clip_val": 0.5, "accelerator": "cpu"})
     check_settings({"max_epochs": None, "gradient_clip_val": None, "strategy": "auto"})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_counts_that_are_none(value: Any) -> None:
+    with pytest.raises(UserError, match=rf"batch_size={value} must be a whole number, 1 or more, or null"):
+        check_counts({"threads": None, "batch_size": value}, "threads", "batch_size")
 
 
 def test_settings_of_the_data(tmp_path: Any) -> None:

@@ -31,6 +31,7 @@ from lightbed.runs.load import Loaded, load_run
 from lightbed.runs.log import say, show
 from lightbed.runs.record import Record
 from lightbed.runs.results import near
+from lightbed.runs.settings import check_counts
 from lightbed.tasks.base import Task
 from lightbed.tasks.detector import Detector
 from lightbed.tasks.localizer import Localizer
@@ -61,6 +62,7 @@ def predict(cfg: DictConfig) -> None:
     config = build.resolve(cfg)
     one_of(config["broken"], ("skip", "error"), "broken")
     check_threshold(config["threshold"])
+    check_counts(config, "batch_size", "threads")
     sources = config["source"] if isinstance(config["source"], list) else [config["source"]]
     files = [path for source in sources for path in find_images(str(source))]
     loaded = load_run(config["run"], trust=config["trust"])

@@ -33,6 +33,8 @@ def find_images(source: str) -> list[Path]:
             f"source={source} does not exist: give an image, a folder, or a pattern such as '{path}/**/*.jpg'"
         )
     found = sorted(name for name in names if is_image(name.name) and name.is_file())
+    if not names:
+        raise UserError(f"source={source} {'has no files' if path.is_dir() else 'matches no file'}")
     if not found:
         raise UserError(f"source={source} has no images: of {len(names)} files there, none has the ending of an image")
     return found

@@ -19,6 +19,7 @@ from lightbed.runs.load import Loaded, load_run, own_data
 from lightbed.runs.log import say
 from lightbed.runs.record import Record, write_text
 from lightbed.runs.results import near, show_results
+from lightbed.runs.settings import check_counts
 from lightbed.tasks.base import Task
 
 _PREPROCESSING = ("channels", "image_size", "resize", "mean", "std")
@@ -33,6 +34,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
     """
     config = build.resolve(cfg)
     words = list(HydraConfig.get().overrides.task)
+    check_counts(config, "batch_size", "threads")
     loaded = load_run(config["run"], trust=config["trust"])
     config["data"] = data_config(config, loaded, words)
     config["threads"] = config["threads"] or loaded.config["threads"]

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback
 from omegaconf import DictConfig
+from torch.nn.parameter import is_lazy
 
 from lightbed import build, folders
 from lightbed.callbacks.chance import StepSeed
@@ -199,6 +200,10 @@ def make_task(config: build.Config, data: DataModule, versions: dict[str, str]) 
         **({"category_ids": data.category_ids} if data.category_ids else {}),
     }
     task.example_input_array = torch.zeros(1, data.preprocess.channels, *data.facts()["image_size"])
+    if any(is_lazy(weight) for weight in task.model.parameters()):  # layers that take their shapes from a first image
+        with torch.no_grad():
+            task.model.eval()(data.preprocess(task.example_input_array))
+        task.model.train()
     return task
 
 

@@ -12,6 +12,18 @@ _COUNTS = {"max_epochs": -1, "accumulate_grad_batches": 1, "check_val_every_n_ep
 """Keys that count something, and the least that they may be; -1 epochs are any number, until trainer.max_time."""
 
 
+def check_counts(config: Mapping[str, Any], *keys: str) -> None:
+    """Refuse counts of less than one, which would be taken for none given.
+
+    Raises:
+        UserError: of the first such key.
+    """
+    for key in keys:
+        value = config[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"{key}={value} must be a whole number, 1 or more, or null for the run's own")
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse what no run can use, by the names that it has in the config.
 
