@@ -144,6 +144,21 @@ def test_accumulated_gradients_survive_a_skipped_batch(tmp_path: Path) -> None:
     assert read_history(run / "metrics.csv")[-1]["step"] == 3 * 6
 
 
+def test_a_validation_loss_that_is_nan_is_told_once_and_stops_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undefined(self: Net, images: Tensor) -> Tensor:
+        return self.layers(images) * (1.0 if self.training else math.nan)
+
+    monkeypatch.setattr(Net, "forward", undefined)
+    run = train(tmp_path / "run", "callbacks.layers=null", "task.monitor=val/loss")
+    said = [line for line in capfd.readouterr().out.splitlines() if "val/loss is nan" in line]
+    assert len(said) == 1
+    assert "val/loss is nan after epoch 1, where the training losses are finite: the run goes on" in said[0]
+    assert len(read_history(run / "metrics.csv")) == 3
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+
+
 def test_what_to_do_is_stop_or_skip(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", "trainer.nan=ignore", code=2)
     assert "trainer.nan=ignore is not known" in capfd.readouterr().err

@@ -48,6 +48,8 @@ EVIL = {
     "interpolation": {"_target_": "lightbed.models.cnn.CNN", "num_classes": "${oc.env:HOME}"},
     "interpolation in a list": {"_target_": "torch.nn.Linear", "_args_": ["${oc.env:HOME}", 2]},
     "interpolation as a key": {"_target_": "torch.nn.Linear", "${oc.env:HOME}": 2},
+    "address": {"_target_": "lightbed.data.cifar.CIFAR10", "root": "x", "url": "http://127.0.0.1:9/secret"},
+    "file for an address": {"_target_": "lightbed.models.cnn.CNN", "num_classes": ["file:///etc/passwd"]},
     "our writer": {"_target_": "lightbed.runs.record.write_text", "path": "pwned", "text": "x"},
     "our writer of tables": {"_target_": "lightbed.runs.history.write_history", "path": "pwned", "rows": []},
     "our reader of weights": {"_target_": "lightbed.models.weights.load_weights"},
@@ -125,6 +127,7 @@ PLACES = {
     "another trainer": ("trainer._target_", "os.system"),
     "the trainer's plugins": ("trainer.plugins", [SHELL]),
     "the trainer's logger": ("trainer.logger", {"_target_": "builtins.exec", "_args_": ["open('{}', 'w')"]}),
+    "the data's address": ("data.url", "http://127.0.0.1:9/secret"),
     "an unknown key": ("anything", [[{"deep": SHELL}]]),
     "a reference": ("seed", "${oc.env:HOME}"),
     "a reference in a path": ("paths.outputs", "${oc.decode:${oc.env:HOME}}"),
@@ -207,7 +210,7 @@ def test_a_hostile_config_in_a_checkpoint_is_refused(place: str, digits_run: Pat
     assert "trust=true" in opened("predict", f"run={tmp_path / 'evil.ckpt'}", f"source={tmp_path / 'photo.png'}")
 
 
-@pytest.mark.parametrize("place", ["the data", "the data's argument"])
+@pytest.mark.parametrize("place", ["the data", "the data's argument", "the data's address"])
 def test_hostile_data_in_a_checkpoint_is_refused(place: str, digits_run: Path, tmp_path: Path, opened: Any) -> None:
     content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
     config = hostile(json.loads(content["lightbed"]["config_json"]), place, tmp_path / "canary")

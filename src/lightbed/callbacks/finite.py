@@ -19,7 +19,10 @@ _MOST = 10  # batches left out one after another
 
 
 class Finite(Callback):
-    """Looks at the loss of each training step before its gradients are computed.
+    """Looks at the loss of each training step before its gradients are computed, and at validation's.
+
+    A validation loss that is no number is told once and stops nothing: no weights come from it, such an epoch is never
+    the best one, and early stopping may end the run for it.
 
     The first batch whose loss is NaN or infinite is written to not_finite.pt in the run folder, as the network saw it,
     with the weights of that moment and the losses by name; `torch.load` reads it with `weights_only=True`.
@@ -33,6 +36,7 @@ class Finite(Callback):
         self.skips = one_of(nan, ("stop", "skip"), "trainer.nan") == "skip"
         self.in_a_row = 0
         self.saved = False  # the first such batch, of this run
+        self.told = False  # of validation's loss
         self.buffers: list[tuple[Tensor, Tensor]] = []  # in place and as they were before the step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,6 +48,17 @@ class Finite(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         if self.skips:  # a batch norm's statistics take in a batch before its loss is known
             self.buffers = [(buffer, buffer.clone()) for buffer in pl_module.model.buffers()]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/loss")}
+        wrong = [f"{name} is {value:g}" for name, value in losses.items() if not math.isfinite(value)]
+        if wrong and not self.told and trainer.training:
+            self.told = True
+            say(
+                f"{', '.join(wrong)} after epoch {trainer.current_epoch + 1}, where the training losses are finite: "
+                "the run goes on, and where such a value is monitored, the epoch is not its best; look for batch norm "
+                "with few images, damaged validation images or a loss without any target"
+            )
 
     def check(
         self, trainer: Trainer, task: LightningModule, total: Tensor, parts: Mapping[str, Tensor], batch: Any

@@ -179,6 +179,8 @@ def set_machine(threads: int) -> None:
     """What holds for the whole process: threads, devices, memory."""
     build.set_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # or Lightning chooses, for several processes
+    # what cuBLAS needs to give the same bits again; it reads it once, with its first product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     settle_devices()
     keep_memory()
     skip_filling()

@@ -8,7 +8,17 @@ from contextlib import contextmanager
 from lightbed.errors import RunError
 from lightbed.runs.log import say
 
-_SAID = re.compile(r"(\S+) does not have a deterministic implementation")
+# torch's words; the latter are those of attention, which takes its other way only in `trainer.deterministic=true`
+_SAID = re.compile(
+    r"(?P<op>\S+(?: CUDA)?) does not have a deterministic implementation"
+    r"|(?P<attention>\w+(?: \w+)? [Aa]ttention) defaults to a non-deterministic algorithm"
+)
+
+
+def operation(text: str) -> str | None:
+    """The operation without a deterministic kernel that an error or a warning of torch names, if it does."""
+    found = _SAID.search(text)
+    return None if found is None else found["op"] or found["attention"]
 
 
 @contextmanager
@@ -21,10 +31,10 @@ def named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (found := _SAID.search(str(error))):
+        if (found := operation(str(error))) is None:
             raise
         raise RunError(
-            f"{found[1]} has no deterministic kernel on this device: trainer.deterministic=warn goes on, but such a "
+            f"{found} has no deterministic kernel on this device: trainer.deterministic=warn goes on, but such a "
             "run promises neither the same bits again nor after a resume; else choose a model or transform without it"
         ) from error
 
@@ -37,10 +47,10 @@ class Warned(logging.Handler):
         self.told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = _SAID.search(record.getMessage())
-        if found and found[1] not in self.told:
-            self.told.add(found[1])
-            say(f"{found[1]} has no deterministic kernel on this device: a rerun or resume may differ in the last bits")
+        found = operation(record.getMessage())
+        if found is not None and found not in self.told:
+            self.told.add(found)
+            say(f"{found} has no deterministic kernel on this device: a rerun or resume may differ in the last bits")
 
 
 @contextmanager

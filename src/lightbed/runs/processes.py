@@ -45,6 +45,7 @@ class Fault(NamedTuple):
     text: str
     mistake: bool = False  # the user's: exit code 2
     trace: str = ""
+    consequence: bool = False  # of what ended another one
 
     def error(self) -> Exception:
         """The fault as an error of this process."""
@@ -98,17 +99,16 @@ def noted(record: Record) -> Iterator[None]:
             raise
         rank = rank_zero_only.rank  # type: ignore[attr-defined]
         started_by_lightning = "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ
-        if not _is_consequence(error):
-            kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
-            text = f"process {rank + 1} of the run: {kind}{' '.join(str(error).split())}"
-            trace = "".join(traceback.format_exception(error))
-            left = _leave(record.folder, rank, Fault(text, isinstance(error, UserError), trace))
-            if first_here:
-                raise
-            if not left:
-                print(f"lightbed: {text}", file=sys.stderr, flush=True)
-        elif first_here:
-            raise RunError(f"another process of the run is gone; {_again(record.folder)}") from error
+        kind = "" if isinstance(error, UserError | RunError) else f"{type(error).__name__}: "
+        text = f"process {rank + 1} of the run: {kind}{' '.join(str(error).split())}"
+        trace, lost = "".join(traceback.format_exception(error)), _is_consequence(error)
+        left = _leave(record.folder, rank, Fault(text, isinstance(error, UserError), trace, lost))
+        if first_here and lost:
+            raise RunError(f"another process of the run is gone: {_again(record.folder)}") from error
+        if first_here:
+            raise
+        if not left:
+            print(f"lightbed: {text}", file=sys.stderr, flush=True)
         raise SystemExit(0 if started_by_lightning else 1) from error
 
 
@@ -128,6 +128,7 @@ def together(trainer: L.Trainer, record: Record) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        watch.closed.set()
         fault = watch.fault_behind(error)
         if not (isinstance(error, Stop) or (isinstance(error, RunError) and error.agreed)):
             watch.end_others()
@@ -162,7 +163,8 @@ class Watch(threading.Thread):
             fault = self.fault()
             if fault is None:
                 continue
-            if not self.closed.wait(_GRACE):  # it waits in a kernel or a socket for the one that is gone
+            grace = _GRACE * (6 if fault.consequence else 1)  # perhaps of what is just ending this one
+            if not self.closed.wait(grace):  # it waits in a kernel or a socket for the one that is gone
                 self._end(fault)
             return
 
@@ -174,15 +176,18 @@ class Watch(threading.Thread):
 
     def fault(self) -> Fault | None:
         """What ended another process, if one has ended."""
-        for note in _notes(self.record.folder):
-            with suppress(OSError, ValueError, TypeError):
-                return Fault(**json.loads(note.read_text(encoding="utf-8")))
+        told = _read_notes(self.record.folder)
+        for fault in told:
+            if not fault.consequence:
+                return fault
         ended = [(i, code) for i, child in enumerate(self._children()) if (code := child.poll())]
-        if not ended:
+        if not ended and not told:
             return None
         self.dead_since = self.dead_since or time.monotonic()
         if time.monotonic() - self.dead_since < _SETTLING:
             return None
+        if not ended:
+            return told[0]
         number, code = ended[0]
         how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
         return Fault(
@@ -198,7 +203,7 @@ class Watch(threading.Thread):
         end = time.monotonic() + (0 if asked else _GRACE)
         while (fault := self.fault()) is None and time.monotonic() < end:
             time.sleep(_OFTEN)
-        if fault is None and not asked:
+        if (fault is None or fault.consequence) and not asked:
             return Fault(f"another of the {self.count} processes is gone: {_again(self.record.folder)}")
         return fault
 
@@ -240,6 +245,15 @@ def _is_consequence(error: BaseException) -> bool:
 
 def _notes(folder: Path) -> list[Path]:
     return sorted(folder.glob(".fault.*.json"), key=lambda note: note.stat().st_mtime)
+
+
+def _read_notes(folder: Path) -> list[Fault]:
+    """The faults that other processes noted, the first one first."""
+    found = []
+    for note in _notes(folder):
+        with suppress(OSError, ValueError, TypeError):
+            found.append(Fault(**json.loads(note.read_text(encoding="utf-8"))))
+    return found
 
 
 def _leave(folder: Path, rank: int, fault: Fault) -> bool:

@@ -28,7 +28,8 @@ _HOW = "trust=true runs it all the same, if you trust the file's author"
 def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES) -> None:
     """Refuse a config that names anything but networks, optimizers, schedules and metrics of the known packages.
 
-    Nothing is imported from outside those packages, and nothing is called.
+    Addresses are refused, too: no file shall say what is reached from this machine. Nothing is imported from outside
+    those packages, and nothing is called.
 
     Args:
         config: plain containers.
@@ -43,6 +44,8 @@ def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES
         if isinstance(node, str):
             if "${" in node:
                 raise UserError(f"{place} holds an interpolation; {_HOW}")
+            if "://" in node:  # data.url and the like
+                raise UserError(f"{place} holds an address that would be reached; {_HOW}")
             continue
         for key in node:
             if str(key).startswith("_") and key not in _KEYS:
