@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from lightbed.cli import main
 from lightbed.commands.report import samples
@@ -137,6 +138,36 @@ def test_only_what_varies_is_a_column(tmp_path: Path) -> None:
     # a default that changed between runs is shown though nobody named it
     write_run(tmp_path / "d", model={**CNN, "channels": [4, 16]}, lr=0.1)
     assert "model.channels" in varying(runs(tmp_path))
+
+
+def test_what_only_draws_is_no_column(tmp_path: Path) -> None:
+    for name, pictures in (("a", None), ("b", {"count": 4, "samples": [1]})):
+        folder = write_run(tmp_path / name, ["callbacks.pictures=null"], accuracy=0.5)
+        with (folder / "config.yaml").open("a") as file:
+            yaml.safe_dump({"callbacks": {"pictures": pictures}}, file)
+    assert varying(runs(tmp_path)) == []
+
+
+@pytest.mark.parametrize("width", [60, 80, 140, 500])
+def test_a_table_of_much_that_varies_stays_readable(tmp_path: Path, width: int) -> None:
+    names = sorted(f"part_{i}.setting_number_{i}" for i in range(12))
+    for run in range(2):
+        more = {f"part_{i}": {f"setting_number_{i}": f"value_{i}_of_{run}"} for i in range(12)}
+        folder = write_run(tmp_path / f"run_{run}", accuracy=0.5 + run / 10)
+        with (folder / "config.yaml").open("a") as file:
+            yaml.safe_dump(more, file)
+    table = compare(runs(tmp_path))
+    assert table.columns == names
+    console = Console(width=width, record=True)
+    console.print(show.for_terminal(table, width))
+    lines = console.export_text().splitlines()
+    rule = next(i for i, line in enumerate(lines) if line.startswith("──"))
+    assert [line.split()[:2] for line in lines[rule + 1 : rule + 3]] == [["1", "value_0_of_1"], ["2", "value_0_of_0"]]
+    assert "0.6000" in lines[rule + 1], "a run is one line, with its figure"
+    head, rest = " ".join(lines[1:rule]), " ".join(line.strip() for line in lines[rule + 3 :])
+    assert ("no room for" in rest) == (width < 500)
+    assert [name for name in names[1:] if name not in rest and name.rpartition(".")[2] not in head] == []
+    assert width < 500 or names[0] in head, "whole names where there is room"
 
 
 def test_runs_are_found_once_and_tests_and_links_are_left_out(sweep: Path, tmp_path: Path) -> None:

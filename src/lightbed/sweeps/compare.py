@@ -11,7 +11,9 @@ from lightbed.errors import UserError, nearest
 from lightbed.monitor import mode_of, tested
 from lightbed.sweeps.collect import Run
 
-_NOT_COMPARED = ("paths.", "logger", "callbacks.progress.", "hydra.")  # nothing of a run's numbers depends on them
+# nothing of a run's numbers depends on these
+_SHOWN_ONLY = tuple(f"callbacks.{name}" for name in ("progress", "layers", "curves", "pictures"))
+_NOT_COMPARED = ("paths", "logger", "hydra", *_SHOWN_ONLY)
 _FIRST = ("experiment", "sweep")  # what they choose decides keys of every group
 _FACTS = ("num_classes", "in_channels", "in_features", "image_size")  # keys that the data fills in
 _SEED, _EPOCH = "seed", ("epoch",)
@@ -23,6 +25,12 @@ _STAGES = ("test", "val", "train")
 def brief(text: str) -> str:
     """A setting as tables show it: a number that a search drew with four digits, others as they are."""
     return f"{float(text):.4g}" if _DRAWN.fullmatch(text) else text
+
+
+def short_names(columns: Sequence[str]) -> dict[str, str]:
+    """The last part of each setting's dotted name, where it is that of no other one."""
+    tails = Counter(column.rpartition(".")[2] for column in columns)
+    return {column: tail if tails[tail := column.rpartition(".")[2]] == 1 else column for column in columns}
 
 
 @dataclass
@@ -70,8 +78,7 @@ class Row:
 
     def label(self, columns: Sequence[str]) -> str:
         """What is its own of this row, for a legend: `model=cnn, lr=0.01`."""
-        tails = Counter(column.rpartition(".")[2] for column in columns)
-        short = {column: tail if tails[tail := column.rpartition(".")[2]] == 1 else column for column in columns}
+        short = short_names(columns)
         shown = [column for column in columns if self.settings[column]]
         said = ", ".join(f"{short[column]}={brief(self.settings[column])}" for column in shown)
         return said or self.runs[0].folder.name
@@ -144,7 +151,7 @@ def varying(runs: Sequence[Run]) -> list[str]:
     kept: dict[str, tuple[str, ...]] = {}
     for name in order:
         values = tuple(run.settings.get(name, _ABSENT) for run in runs)
-        if len(set(values)) == 1 or name.startswith(_NOT_COMPARED):
+        if len(set(values)) == 1 or any(f"{name}.".startswith(f"{part}.") for part in _NOT_COMPARED):
             continue
         said = name in named
         follows = any(

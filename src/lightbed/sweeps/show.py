@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lightbed.folders import run_name
-from lightbed.sweeps.compare import Comparison, Figure, Row, brief
+from lightbed.sweeps.compare import Comparison, Figure, Row, brief, short_names
 
 
 def heads(table: Comparison) -> list[str]:
@@ -116,24 +116,35 @@ def failures(table: Comparison) -> list[str]:
 
 
 def for_terminal(table: Comparison, width: int) -> Table:
-    """The table for a terminal of that many columns; where it is narrow, only the main figures."""
+    """The table for a terminal of that many columns; where it is narrow, only the main figures and first settings."""
     names = heads(table)
     rows = [cells(table, row, rank) for rank, row in enumerate(table.rows, 1)]
-    wide = [max(len(text) for text in column) + 3 for column in zip(names, *rows, strict=True)]
-    # where there is too little room, leave out run names that the settings tell already, then the lesser figures
+    shorter = short_names(table.columns)
+    wide = [
+        max(len(text) for text in (shorter.get(name, name), *column)) + 3
+        for name, *column in zip(names, *rows, strict=True)
+    ]
+    # where there is too little room, leave out run names that the settings tell already, then the lesser figures,
+    # then settings from the last one on: what varied by a command line's first words comes first
     settings = [tuple(row.settings.values()) for row in table.rows]
     spare = ["run"] if len(set(settings)) == len(settings) and table.columns else []
     spare += [name for name in reversed(shown(table)) if name not in (table.sort, table.monitor)]
-    hidden: set[str] = set()
+    spare += [name for name in reversed(table.columns[1:]) if name != table.sort]
+    hidden: dict[str, None] = {}
     for name in spare:
         if sum(size for size, head in zip(wide, names, strict=True) if head not in hidden) + 1 <= width:
             break
-        hidden.add(name)
+        hidden[name] = None
     kept = [i for i, name in enumerate(names) if name not in hidden]
     drawn = Table(title=title(table), title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+    if left_out := [name for name in table.columns if name in hidden]:
+        drawn.caption = f"no room for {', '.join(left_out)}: see report.md, or set COLUMNS"
+        drawn.caption_justify = "left"
     texts = {*table.columns, "status", "run"}
+    full = sum(max(wide[i], len(names[i]) + 3) for i in kept) + 1 <= width
     for i in kept:
-        drawn.add_column(names[i], justify="left" if names[i] in texts else "right", overflow="fold")
+        head = names[i] if full else shorter.get(names[i], names[i])
+        drawn.add_column(head, justify="left" if names[i] in texts else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(row[i] for i in kept))
     return drawn
