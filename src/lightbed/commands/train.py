@@ -13,8 +13,6 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch import Callback
-from lightning.pytorch.accelerators import AcceleratorRegistry
-from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig
 
 from lightbed import build, folders
@@ -27,12 +25,13 @@ from lightbed.callbacks.pruning import Pruning
 from lightbed.callbacks.together import Together
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
-from lightbed.errors import Pruned, UserError, nearest, one_of
+from lightbed.errors import Pruned, UserError, one_of
 from lightbed.figures import read_figures
 from lightbed.monitor import mode_of
 from lightbed.runs import kernels, memory, peers, sharded, transfer
 from lightbed.runs.board import Board, parameters
 from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightbed.runs.device import check_devices
 from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
@@ -204,27 +203,6 @@ def describe(data: DataModule) -> dict[str, Any]:
     counts = {name: len(source) for name, source in data.splits.items()}
     skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped, "label_faults": data.label_faults}
     return {"images": counts, "classes": data.classes, **skipped}
-
-
-def check_devices(settings: build.Config) -> None:
-    """Refuse accelerators and strategies that Lightning does not have, with the nearest ones that it has."""
-    known = {
-        "accelerator": ["auto", "gpu", *AcceleratorRegistry.available_accelerators()],
-        "strategy": ["auto", *StrategyRegistry.available_strategies()],
-    }
-    for key, names in known.items():
-        value = settings.get(key)
-        if isinstance(value, str) and value not in names:
-            raise UserError(f"trainer.{key}={value} is not known: {nearest(value, names)}")
-    strategy = str(settings.get("strategy"))
-    if strategy.startswith(("fsdp_", "model_parallel", "deepspeed")):
-        raise UserError(f"trainer.strategy={strategy} does not leave checkpoints in one file: use fsdp or ddp")
-    if strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
-        raise UserError(
-            f"trainer.strategy={strategy} takes a run's parts into processes that they cannot go to: use ddp"
-        )
-    if settings.get("sync_batchnorm") and settings.get("accelerator") == "cpu":
-        raise UserError("trainer.sync_batchnorm=true is for GPUs: torch has no such batch norm on a CPU")
 
 
 def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:

@@ -34,7 +34,7 @@ def settle_rank(trainer: Mapping[str, Any]) -> None:
     """
     node = int(os.environ.get("NODE_RANK") or 0)
     if (trainer.get("num_nodes") or 1) > 1 and node and not {"RANK", "SLURM_PROCID"} & os.environ.keys():
-        rank_zero_only.rank = max(node, getattr(rank_zero_only, "rank", 0))  # type: ignore[attr-defined] - as Lightning
+        rank_zero_only.rank = max(node, getattr(rank_zero_only, "rank", 0))  # type: ignore[attr-defined]  # as Lightning
 
 
 def check_number(trainer: L.Trainer) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightbed.build import Config, _asked
-from lightbed.commands.train import check_devices
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.faults import one_line
 from lightbed.make import SPECIAL_KEYS, locate, parameters
+from lightbed.runs.device import check_devices
 from lightbed.signatures import mismatch
 
 _PARTS = ("data", "model", "task", "optimizer", "scheduler", "augment", "callbacks", "trainer")
