@@ -19,7 +19,10 @@ from lightbed.errors import UserError
 from lightbed.sweeps.on_ray import Actors, Ray
 
 HERE = Path(__file__).parent
-CROWDED = {"RAY_memory_monitor_refresh_ms": "0"}  # or Ray kills jobs where other programs have taken the memory
+OWN = {
+    "RAY_memory_monitor_refresh_ms": "0",  # or Ray kills jobs where other programs have taken the memory
+    "RAY_AUTH_MODE": "disabled",  # or it leaves a token in the home of whoever runs the tests
+}
 
 
 def test_without_ray_one_line_says_what_is_missing(
@@ -62,7 +65,7 @@ def test_two_jobs_share_a_gpu_and_a_killed_one_costs_itself(tmp_path: Path) -> N
     words = [*probes(tmp_path, "meet,kill"), "seed=0,1", *ray, f"hydra.sweep.dir={many}"]
     command = [sys.executable, "-m", "lightbed", "train", "-m", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", **CROWDED}
+    env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", **OWN}
     # a short path, for its sockets
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         command.append(f"+hydra.launcher.init._temp_dir={scratch}")
@@ -88,7 +91,7 @@ def test_a_search_on_a_cluster_that_is_there_goes_on_without_a_killed_trial(tmp_
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", **CROWDED}
+    env = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", **OWN}
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         head = [
             sys.executable,
@@ -111,7 +114,12 @@ def test_a_search_on_a_cluster_that_is_there_goes_on_without_a_killed_trial(tmp_
                 time.sleep(0.2)
             ray = ["hydra/launcher=ray", "hydra.launcher.gpus_per_job=0.5", "hydra.launcher.cpus_per_job=1"]
             ray += [f"+hydra.launcher.init.address='{address}'", f"hydra.sweep.dir={many}"]
-            search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.trials=2"]
+            search = [
+                "hydra/sweeper=optuna",
+                "hydra.sweeper.sampler=grid",
+                "hydra.sweeper.trials=2",
+                "trainer.max_epochs=1",
+            ]
             command = [sys.executable, "-m", "lightbed", "train", "-m", *probes(tmp_path, "other,kill"), *ray, *search]
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             assert done.returncode == 1, done.stdout + done.stderr

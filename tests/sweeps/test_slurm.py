@@ -237,7 +237,7 @@ def test_a_search_goes_on_without_the_trial_that_is_killed(cluster: Cluster, tmp
     """It is told to the study as a failure; the others are complete, and the best is written down."""
     many = tmp_path / "many"
     slurm = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=1", "hydra.launcher.jobs=2"]
-    search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.trials=3"]
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.trials=3", "trainer.max_epochs=1"]
     process = cluster.start(*probes(tmp_path, "fine,kill,other"), *slurm, *search, f"hydra.sweep.dir={many}")
     shown, _ = process.communicate()
     assert process.returncode == 1, shown

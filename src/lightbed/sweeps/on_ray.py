@@ -67,7 +67,8 @@ class Actors:
     def __init__(self, settings: Ray) -> None:
         import ray
 
-        self.settings, self.ray = settings, ray
+        self.settings = settings
+        self.ray: Any = ray
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(**{"log_to_driver": False, "logging_level": "error", **settings.init})
