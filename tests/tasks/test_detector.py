@@ -319,11 +319,18 @@ def test_a_network_is_settled_on_all_training_images_before_it_is_judged_or_save
     data = scenes(eval_batch_size=5)
     data.images["val"] = 1
     network = Settling()
-    task = Detector(network, 10, preprocess=data.preprocess, optimizer=partial(SGD, lr=0.0))
+    moved: list[int] = []
+
+    def augment(images: Any, target: Any, epoch: int, then: Any) -> Any:
+        moved.append(len(images))
+        return [then(image) for image in images], target
+
+    task = Detector(network, 10, preprocess=data.preprocess, optimizer=partial(SGD, lr=0.0), augment=augment)
     trainer = L.Trainer(max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, **limits, **QUIET)
     trainer.fit(task, datamodule=data)
     assert network.seen == seen
     assert task.training
+    assert len(moved) == trainer.global_step, "what it is settled on is not augmented"
 
 
 def test_images_of_different_sizes_are_normalised_each() -> None:

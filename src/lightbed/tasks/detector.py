@@ -160,7 +160,11 @@ class Detector(Task):
         def batches() -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
             for batch in islice(loader, most):
                 moved = self.transfer_batch_to_device(batch, self.device, 0)
-                images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
+                augment, self.augment = self.augment, None
+                try:
+                    images, targets = self._checked(self.on_after_batch_transfer(moved, 0))
+                finally:
+                    self.augment = augment
                 yield images, [self.objects(target) for target in targets]
 
         model.settle(batches)
