@@ -119,7 +119,10 @@ class Classifier(Task):
         first = target[0] if isinstance(target, list) else target  # of images that differ in size
         if isinstance(first, Mapping) and (first is not target or "label" not in first):
             found = ", ".join(key for key in first if key not in ("index", "path"))
-            raise UserError(f"a classifier needs the label of an image, the data has its {found}: choose another task")
+            raise UserError(
+                f"a classifier needs the label of an image, the data has its {found}: choose another network, such as "
+                "model=faster_rcnn for boxes or model=unet for masks"
+            )
         labels: Tensor = target["label"] if isinstance(target, Mapping) else target
         shape = (len(images), self.num_classes) if self.kind == "multilabel" else (len(images),)
         if labels.shape != shape:

@@ -88,7 +88,9 @@ class Detector(Task):
         missing = [name for name in (*_NEEDED, *(["masks"] if self.masks else [])) if name not in held]
         if missing or not isinstance(images, list):
             what = "a detector needs" if missing != ["masks"] else "the network predicts masks and needs"
-            hint = "data=digit_scenes" if missing != ["masks"] else "data=digit_scenes, or model=faster_rcnn"
+            hint = "data=digit_scenes, or " + (
+                "model=faster_rcnn" if missing == ["masks"] else "data=auto for your own"
+            )
             raise UserError(f"{what} {', '.join(missing)}, but the data has {', '.join(held)}: try {hint}")
         return images, targets
 

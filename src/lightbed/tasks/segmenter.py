@@ -97,7 +97,9 @@ class Segmenter(Task):
         if isinstance(first, Mapping):
             if first is not target or "mask" not in target:
                 held = ", ".join(name for name in first if name not in ("index", "path"))
-                raise UserError(f"a segmenter needs masks, but the data has {held}: try data=digit_scenes")
+                raise UserError(
+                    f"a segmenter needs masks, but the data has {held}: try data=digit_scenes, or mask_folder"
+                )
             target = target["mask"]
         return target.long()  # type: ignore[no-any-return]
 
