@@ -134,7 +134,7 @@ class Actors:
         Raises:
             UserError: and none can come, for the cluster was started here.
         """
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         if any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
             return
         there = "; ".join(sorted({f"{node.get('CPU', 0):g} cores and {node.get('GPU', 0):g} GPUs" for node in nodes}))
