@@ -9,37 +9,26 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from torch.nn.parameter import is_lazy
 
 from lightbed import build, folders
-from lightbed.callbacks.chance import StepSeed
 from lightbed.callbacks.checkpoint import Checkpoints
-from lightbed.callbacks.epoch_start import EpochStart
-from lightbed.callbacks.finite import Finite
-from lightbed.callbacks.progress import Progress
-from lightbed.callbacks.pruning import Pruning
-from lightbed.callbacks.together import Together
 from lightbed.chance import derive, seed_all
 from lightbed.data.base import DataModule
 from lightbed.errors import Pruned, UserError, one_of
 from lightbed.figures import read_figures
-from lightbed.monitor import mode_of
 from lightbed.runs import kernels, memory, processes, sharded, transfer
-from lightbed.runs.board import Board, parameters
-from lightbed.runs.checkpoint import AtomicCheckpointIO, read_checkpoint, settle
+from lightbed.runs.board import Board
+from lightbed.runs.checkpoint import read_checkpoint, settle
 from lightbed.runs.differences import changed_files, known_files
-from lightbed.runs.history import History, best_epoch
 from lightbed.runs.log import say
-from lightbed.runs.overhead import NoProfiler, keep_memory, settle_devices, skip_empty_hooks, skip_filling
+from lightbed.runs.overhead import keep_memory, settle_devices, skip_empty_hooks, skip_filling
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
-from lightbed.runs.settings import check_settings
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
@@ -222,66 +211,6 @@ def describe(data: DataModule) -> dict[str, Any]:
     counts = {name: len(source) for name, source in data.splits.items()}
     skipped = {"skipped": len(data.skipped), "skipped_files": data.skipped, "label_faults": data.label_faults}
     return {"images": counts, "classes": data.classes, **skipped}
-
-
-def make_trainer(config: build.Config, record: Record, since: int | None = None) -> L.Trainer:
-    """The Trainer with loggers and callbacks for the run of `record`; `since`: see `run`."""
-    check_settings(config["trainer"])
-    folder, monitor, epochs = record.folder, config["task"]["monitor"], config["trainer"]["max_epochs"]
-    mode = mode_of(monitor)
-    settings = {**config["trainer"], "strategy": sharded.make_strategy(config["trainer"].get("strategy"))}
-    callbacks: list[Callback] = [Together(config, record.content), StepSeed(config["seed"])]
-    callbacks += [Finite(settings.pop("nan", "stop")), memory.Place()]
-    out_of_memory = one_of(settings.pop("batch_size_on_oom", "stop"), ("stop", "halve"), "trainer.batch_size_on_oom")
-    for name, part in config["callbacks"].items():
-        if part is not None:
-            where = f"callbacks.{name}"
-            callbacks.append(build.make(build.fill_auto(part, {"mode": mode}, where), where))
-    if config.get("trial") is not None:
-        callbacks.append(Pruning(config["trial"], monitor))
-    if out_of_memory == "halve":
-        callbacks.append(EpochStart())  # after the checkpoints, so that it knows of the best one
-    history = History(folder)
-    loggers: list[Any] = [history]
-    if config["logger"]["tensorboard"]:
-        board = make_board(config, record, since)
-        loggers.append(board)
-        history.listeners.append(board.log_row)
-    bar = next((callback for callback in callbacks if isinstance(callback, Progress)), None)
-    if bar is not None:
-        history.listeners.append(
-            lambda row: bar.epoch_line(row, epochs, best=best_epoch(history.rows, monitor, mode) == row["epoch"])
-        )
-    profiler = {} if config["trainer"].get("profiler") else {"profiler": NoProfiler()}
-    trainer: L.Trainer = build.make(
-        settings,
-        "trainer",
-        **profiler,
-        default_root_dir=str(folder),
-        callbacks=[*callbacks, history],
-        logger=loggers,
-        plugins=[AtomicCheckpointIO()],
-        use_distributed_sampler=False,  # ours deal out the samples themselves
-        num_sanity_val_steps=0,  # validation comes early enough in short epochs, and half a check is no result
-        enable_model_summary=False,  # callbacks.layers has a table of the network alone
-        log_every_n_steps=1_000_000_000,  # values are logged once an epoch; a look at every step costs time
-    )
-    processes.check_number(trainer)
-    if trainer.world_size > 1:
-        for key, value in (("nan", "skip"), ("batch_size_on_oom", "halve")):  # all processes must take each step
-            if config["trainer"].get(key) == value:
-                raise UserError(f"trainer.{key}={value} is for a run in one process: use stop")
-    return trainer
-
-
-def make_board(config: build.Config, record: Record, since: int | None) -> Board:
-    """TensorBoard's event files of the run, with its hyperparameters where it is a new one."""
-    board = Board(record.folder, since)
-    if since is None:
-        words = yaml.safe_load((record.folder / "overrides.yaml").read_text(encoding="utf-8"))
-        monitored = config["task"]["monitor"].partition("/")[2]
-        board.begin(parameters(config, record.content.get("choices", {}), words), monitored)
-    return board
 
 
 def tested_epoch(trainer: L.Trainer) -> int | None:

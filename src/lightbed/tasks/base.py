@@ -14,7 +14,15 @@ from lightbed.errors import UserError, nearest, one_of
 from lightbed.metrics.further import check_further
 from lightbed.metrics.mean import LossMean
 from lightbed.monitor import mode_of
-from lightbed.tasks.optim import OptimizerPartial, freeze, frozen_modules, make_optimizer, make_scheduler, spelled
+from lightbed.tasks.optim import (
+    OptimizerPartial,
+    freeze,
+    frozen_modules,
+    make_optimizer,
+    make_scheduler,
+    schedule_facts,
+    spelled,
+)
 from lightbed.tasks.sharding import shard
 from lightbed.transforms.augment import Augment
 from lightbed.transforms.preprocess import Preprocess
@@ -200,10 +208,6 @@ class Task(L.LightningModule):
             getattr(self, f"{stage}_extra").update(*self.metric_inputs(step.predictions, step.targets))
         return total
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit":  # before several processes agree on which weights have gradients
-            freeze(self.model, spelled(self.rates or {}, self.parts))
-
     def on_fit_start(self) -> None:
         if self.compiled:
             self.model.compile()  # in place, so that the names of the weights stay
@@ -266,14 +270,7 @@ class Task(L.LightningModule):
         optimizer = make_optimizer(self.model, self.optimizer, self.rates, self.parts)
         if self.scheduler is None:
             return optimizer
-        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        ends = steps != float("inf") and epochs is not None and epochs > 0
-        facts = {
-            "total_steps": int(steps) if ends else None,
-            "epochs": epochs if ends else None,
-            "steps_per_epoch": max(1, int(steps) // max(1, epochs or 1)) if ends else None,
-            "mode": mode_of(self.monitor),
-        }
+        facts = schedule_facts(self.trainer, mode_of(self.monitor))
         schedule = make_scheduler(self.scheduler, optimizer, facts)
         # Lightning would step a plateau schedule after the epoch's checkpoint, and not at all in a resumed epoch
         settings = {"scheduler": schedule, "interval": self.interval, "reduce_on_plateau": False}

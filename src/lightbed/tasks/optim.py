@@ -128,6 +128,18 @@ def make_optimizer(
         raise UserError(f"optimizer: {error}") from error
 
 
+def schedule_facts(trainer: "L.Trainer", mode: str) -> dict[str, Any]:
+    """What `auto` stands for in a schedule's arguments; None of what a training without a set end does not have."""
+    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
+    ends = steps != float("inf") and epochs is not None and epochs > 0
+    return {
+        "total_steps": int(steps) if ends else None,
+        "epochs": epochs if ends else None,
+        "steps_per_epoch": max(1, int(steps) // max(1, epochs or 1)) if ends else None,
+        "mode": mode,
+    }
+
+
 def make_scheduler(scheduler: "partial[Any]", optimizer: Optimizer, facts: Mapping[str, Any]) -> Any:
     """The schedule of the optimizer; arguments that say `auto` or `auto:FACT` become the run's own numbers.
 
