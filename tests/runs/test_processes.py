@@ -105,7 +105,7 @@ def both(run: Any, second: Any, theirs: BaseException, own: BaseException) -> No
 
 def test_the_first_process_says_what_the_second_one_had(tmp_path: Path, second: Any) -> None:
     run = record(tmp_path, first=True)
-    with pytest.raises(RunError, match="^process 2 of the run: ValueError: shapes differ$"):
+    with pytest.raises(RunError, match=r"^process 2 of the run: ValueError: shapes differ$"):
         both(run, second, ValueError("shapes\ndiffer"), LOST)
     assert run.second.code == 0, "Lightning kills the first process where another one ends otherwise"
     assert "ValueError: shapes" in run.notes[0]
