@@ -9,7 +9,7 @@ from lightbed.runs.kernels import operation
     ("text", "name"),
     [
         (
-            "put_ does not have a deterministic implementation, but you set ",
+            "put_ does not have a deterministic implementation, but you set",
             "put_",
         ),
         ("kthvalue CUDA does not have a deterministic implementation, but you set", "kthvalue CUDA"),

@@ -32,6 +32,7 @@ from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_re
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
+from lightbed.trainer import make_trainer
 
 
 def train(cfg: DictConfig) -> float | None:

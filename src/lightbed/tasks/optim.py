@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, TypeVar
 
+import lightning.pytorch as L
 from torch import nn
 from torch.optim import Optimizer
 
@@ -128,7 +129,7 @@ def make_optimizer(
         raise UserError(f"optimizer: {error}") from error
 
 
-def schedule_facts(trainer: "L.Trainer", mode: str) -> dict[str, Any]:
+def schedule_facts(trainer: L.Trainer, mode: str) -> dict[str, Any]:
     """What `auto` stands for in a schedule's arguments; None of what a training without a set end does not have."""
     steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs
     ends = steps != float("inf") and epochs is not None and epochs > 0
