@@ -156,7 +156,7 @@ def is_run(run: dict[str, Any], wanted: list[str], *more: str) -> bool:
 
 
 def measured(*runs: dict[str, Any]) -> str:
-    """Main figures: the tested ones, or the validated ones where there is no test split; mean ± deviation of several."""
+    """Main figures: tested ones, or validated ones where there is no test split; mean ± deviation of several runs."""
     known = set[str].intersection(*({*run["metrics"]} for run in runs))
     stage = "test" if any(key.startswith("test/") for key in known) else "val"
     told = []
