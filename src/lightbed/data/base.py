@@ -92,12 +92,7 @@ class DataModule(L.LightningDataModule):
         transform: Callable[..., Sample] | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
-            raise UserError(
-                f"data.batch_size={batch_size} and data.eval_batch_size={eval_batch_size} must be at least 1"
-            )
-        if num_workers < 0:
-            raise UserError(f"data.num_workers={num_workers} must be 0, which reads in the main process, or more")
+        _check_counts(batch_size, eval_batch_size, num_workers)
         if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
             raise UserError(
                 f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} must sum to less than 1"
@@ -311,3 +306,10 @@ def _labels(source: Any) -> torch.Tensor:
     if hasattr(source, "target"):
         return source.target["label"]  # type: ignore[no-any-return]
     return torch.stack([torch.as_tensor(source[i][1]["label"]) for i in range(len(source))])
+
+
+def _check_counts(batch_size: int, eval_batch_size: int | None, num_workers: int) -> None:
+    if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+        raise UserError(f"data.batch_size={batch_size} and data.eval_batch_size={eval_batch_size} must be at least 1")
+    if num_workers < 0:
+        raise UserError(f"data.num_workers={num_workers} must be 0, which reads in the main process, or more")

@@ -5,8 +5,6 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from lightbed.runs.log import say
-
 OWN = "DejaVu Sans"
 _WIDE = ("cjk", "noto sans", "gothic", "hei", "unifont", "unicode")  # fonts that are likely to have what is missing
 _told: set[str] = set()
@@ -21,6 +19,8 @@ def spelled(text: str) -> str:
     if not lost:
         return text
     if not set(lost) <= _told:
+        from lightbed.runs.log import say  # Lightning and all, which a report does without
+
         say(f"no font here has the letters {lost}: pictures write codes such as {_code(lost[0])}; "
             "a font such as Noto Sans CJK, once it is installed, is found by itself")  # fmt: skip
         _told.update(lost)
