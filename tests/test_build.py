@@ -22,6 +22,7 @@ from lightbed.commands import train
 from lightbed.data.digits import Digits
 from lightbed.errors import UserError
 from lightbed.make import locate, make, parameters
+from lightbed.runs import sharded
 from lightbed.tasks.optim import make_optimizer, make_scheduler
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -277,8 +278,9 @@ def test_listed_keys_are_arguments_of_their_class(group: str) -> None:
 @pytest.mark.parametrize("name", [name for name in options("trainer") if name != "gpu"])
 def test_every_trainer_is_made_with_all_its_keys(name: str, tmp_path: Path) -> None:
     node = config(f"trainer={name}")["trainer"]
-    own = {"nan": "stop", "batch_size_on_oom": "stop"}  # the only ones that are ours, see `train.make_trainer`
+    own = {"nan": "stop", "batch_size_on_oom": "stop"}  # the only ones that are ours, see `trainer.make_trainer`
     assert {key: node.pop(key) for key in own} == own
+    node["strategy"] = sharded.make_strategy(node.get("strategy", "auto"))
     trainer = make({**node, "accelerator": "cpu"}, "trainer", default_root_dir=str(tmp_path), logger=False)
     assert set(node) - {"_target_"} <= set(inspect.signature(L.Trainer).parameters)
     assert trainer.max_epochs == node["max_epochs"]

@@ -204,7 +204,7 @@ def test_the_tab_key(bash):
         "lightbed ": {"train", "test", "predict", "rerun", "report", "serve", "--help", "--version"},
         "lightbed tr": {"train"},
         "lightbed train exp": {"experiment="},
-        "lightbed train optimizer=": {"optimizer=adam", "optimizer=adamw", "optimizer=rmsprop", "optimizer=sgd"},
+        "lightbed train optimizer=": {f"optimizer={name}" for name in ("adam", "adamw", "custom", "rmsprop", "sgd")},
         "lightbed train -m optimizer=sgd,adam trainer.max_": {"trainer.max_epochs=", "trainer.max_time="},
         "lightbed train optimizer=sgd optimizer.mo": {"optimizer.momentum="},
         "lightbed train --cfg ": {"job", "all", "hydra"},

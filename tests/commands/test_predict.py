@@ -82,7 +82,7 @@ def test_sources_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_images("~/b") == [tmp_path / "b/1.png", tmp_path / "b/2.JPG"]
     for source, said in (
         ("nowhere", "does not exist"),
-        (str(tmp_path / "*.gif"), "of 0 files"),
+        (str(tmp_path / "*.gif"), "matches no file"),
         (str(tmp_path / "a/*.t?t"), "of 1 files"),
     ):
         with pytest.raises(UserError, match=said):
