@@ -244,4 +244,4 @@ def test_a_network_that_processes_share_trains_as_one_of_its_own(tmp_path: Path)
     )
     tested = json.loads((tmp_path / "test" / "metrics.json").read_text())
     final = json.loads((tmp_path / "fsdp" / "metrics.json").read_text())
-    assert tested == {name: final[name] for name in tested}
+    assert tested == pytest.approx({name: final[name] for name in tested}, rel=1e-5)  # sums of another order
