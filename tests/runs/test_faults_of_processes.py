@@ -50,7 +50,7 @@ def test_the_run_fails_with_the_fault_of_whichever_process(
         *("threads=1", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "data.batch_size=16"),
         *("trainer.max_epochs=2", "callbacks.pictures=null", "callbacks.curves=null", "callbacks.layers=null"),
         *("logger=csv", f"hydra.run.dir={tmp_path / 'run'}", f"paths.outputs={tmp_path}"),
-        f"+callbacks.fail={{_target_:test_processes.Fail,rank:{rank},kind:{kind},hang:{hang}}}",
+        f"+callbacks.fail={{_target_:test_faults_of_processes.Fail,rank:{rank},kind:{kind},hang:{hang}}}",
     ]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -78,6 +78,7 @@ def record(folder: Path, *, first: bool) -> Any:
 @pytest.fixture
 def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets the second process of a run in this folder end with an error."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(processes, "_end_with", lambda parent: None)
     monkeypatch.setattr(processes, "_SETTLING", 0.0)
     monkeypatch.setattr(processes, "_GRACE", 0.3)
@@ -144,3 +145,16 @@ def test_torchrun_ends_all_when_one_is_told_to_have_failed(
     with pytest.raises(RunError, match="process 2 of the run: ValueError: x"):
         both(run, second, ValueError("x"), Stop(15))
     assert run.second.code == 1
+
+
+def test_the_first_process_of_a_further_machine_says_it_there_too(
+    tmp_path: Path, second: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    run = record(tmp_path, first=True)
+    with pytest.raises(RunError, match=r"^process 2 of the run: ValueError: x$"):
+        both(run, second, ValueError("x"), LOST)
+    assert isinstance(run.second, ValueError)
+    told = second(LOST)
+    assert isinstance(told, RunError)
+    assert "another process of the run is gone" in str(told)

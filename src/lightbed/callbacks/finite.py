@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightbed.errors import RunError, one_of
@@ -52,7 +53,7 @@ class Finite(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         losses = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/loss")}
         wrong = [f"{name} is {value:g}" for name, value in losses.items() if not math.isfinite(value)]
-        if wrong and not self.told and trainer.training:
+        if wrong and not self.told and trainer.state.fn is TrainerFn.FITTING:
             self.told = True
             say(
                 f"{', '.join(wrong)} after epoch {trainer.current_epoch + 1}, where the training losses are finite: "
