@@ -54,7 +54,6 @@ def test_a_rate_of_zero_freezes() -> None:
 
 def test_a_task_freezes_before_its_processes_agree_on_gradients() -> None:
     task = Classifier(net(), 3, rates={"features": 0, "head": 0.1})
-    task.setup("test")
     assert all(parameter.requires_grad for parameter in task.parameters())
     task.configure_model()
     assert {name.split(".")[1] for name, p in task.named_parameters() if p.requires_grad} == {"head", "features2"}
