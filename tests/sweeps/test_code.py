@@ -83,7 +83,19 @@ def test_a_new_python_imports_what_was_frozen(here: Path) -> None:
     assert first == f"{here / 'mine.py'} beside it old old not frozen {home}"
     assert f'File "{here / "mine.py"}", line ' in trace[-3]
     assert trace[-2].strip() == "raise ValueError('as it was')"
-    assert code.variables["PYTHONPATH"].split(os.pathsep)[1:] == os.environ.get("PYTHONPATH", "").split(os.pathsep)
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, []), ("", []), (f"one{os.pathsep}two", ["one", "two"])])
+def test_the_folders_a_user_imports_from_stay(
+    here: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, after: list[str]
+) -> None:
+    """An empty entry would be the working directory, which nobody asked for."""
+    if before is None:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+    else:
+        monkeypatch.setenv("PYTHONPATH", before)
+    code = Code.freeze(here / "many")
+    assert code.variables["PYTHONPATH"].split(os.pathsep) == [str(here / "many" / "frozen" / "code_1"), *after]
 
 
 def test_a_sweep_that_goes_on_has_the_code_of_that_day(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
