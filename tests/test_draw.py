@@ -17,7 +17,8 @@ from lightbed.draw.classes import confusion_matrix, label_scores, precision_reca
 from lightbed.draw.curves import curves, main_metric
 from lightbed.draw.figure import DPI, RIGHT, WRONG, fit_titles, new_figure, pixels, save, shorten_apart, text_width
 from lightbed.draw.grid import captioned, image_grid, scale
-from lightbed.draw.panels import Panel, draw
+from lightbed.draw.panel import Panel
+from lightbed.draw.panels import draw
 from lightbed.metrics.classification import MultilabelScores, confusion
 from lightbed.metrics.curves import PrecisionRecall
 

@@ -13,7 +13,7 @@ from lightbed.draw.boxes import detected
 from lightbed.draw.classes import confusion_matrix, label_scores, precision_recall
 from lightbed.draw.figure import pixels
 from lightbed.draw.grid import image_grid
-from lightbed.draw.panels import Panel
+from lightbed.draw.panel import Panel
 
 HERE = "DejaVu Sans"
 NAMES = ["猫", "ねこ cat", "Ærø ß ё ك"]

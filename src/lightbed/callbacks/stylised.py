@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightbed.draw.figure import save
-from lightbed.draw.panels import as_pixels
+from lightbed.draw.panel import as_pixels
 from lightbed.errors import UserError
 
 

@@ -13,7 +13,7 @@ from lightbed.draw.figure import DPI, INK, RIGHT, WRONG
 from lightbed.draw.grid import scale
 from lightbed.draw.letters import font_file, own_file
 from lightbed.draw.masks import colour
-from lightbed.draw.panels import Panel, as_pixels
+from lightbed.draw.panel import Panel, as_pixels
 from lightbed.metrics.coco_ap import CROWD, box_ious, shown
 
 _SIDE = 480  # pixels of the longer side of each picture of a pair, so that what is written on it can be read

@@ -18,7 +18,7 @@ from lightbed.draw.figure import (
     shorten,
     text_width,
 )
-from lightbed.draw.panels import Panel
+from lightbed.draw.panel import Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightbed.draw.boxes import Mark, marked
 from lightbed.draw.figure import INK, RIGHT, WRONG
 from lightbed.draw.masks import colour
-from lightbed.draw.panels import Panel, as_pixels
+from lightbed.draw.panel import Panel, as_pixels
 from lightbed.metrics.localization import IOU, paired_iou
 
 _TRUTH, _FOUND = (46, 204, 113), (255, 159, 28)  # seen on photographs, and by most colour-blind eyes, apart

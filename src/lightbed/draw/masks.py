@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightbed.draw.figure import INK
-from lightbed.draw.panels import Panel, as_pixels
+from lightbed.draw.panel import Panel, as_pixels
 
 VOID = 255
 Colours = Mapping[str, Sequence[int]]

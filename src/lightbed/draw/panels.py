@@ -1,29 +1,17 @@
 """One pure function a prediction kind: an image and what was predicted of it -> the drawn image and its title."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lightbed.draw.boxes import detected
 from lightbed.draw.figure import INK, RIGHT, WRONG
-
-
-class Panel(NamedTuple):
-    """One drawn image: pixels uint8 (H, W, 3), and a title in a colour that says whether all is right."""
-
-    image: np.ndarray
-    title: str
-    color: str
-    legend: tuple[tuple[str, str], ...] = ()  # name and #rrggbb of what colours in the image mean
-    inches: float = 0.0  # width that it needs in a grid, where there is writing in the image
-
-
-def as_pixels(image: Tensor) -> np.ndarray:
-    """An image uint8 (C, H, W), C = 1 or 3 -> uint8 (H, W, 3)."""
-    array = image.detach().cpu().expand(3, -1, -1) if image.shape[0] == 1 else image.detach().cpu()
-    return np.ascontiguousarray(array.permute(1, 2, 0).numpy())
+from lightbed.draw.localized import localized
+from lightbed.draw.masks import segmented
+from lightbed.draw.panel import Panel, as_pixels
+from lightbed.draw.stylised import stylised
 
 
 def draw(
@@ -42,16 +30,8 @@ def draw(
         classes: class names.
         colours: RGB of classes by name, for masks of classes; what it lacks gets one of ours.
     """
-    from lightbed.draw.boxes import detected  # they build on this module
-    from lightbed.draw.localized import localized
-    from lightbed.draw.masks import segmented
-    from lightbed.draw.stylised import stylised
-
     if "mask" in prediction:
         return segmented(image, prediction, target or {}, classes, colours)
-    for key, pictured in (("boxes", detected), ("box", localized), ("image", stylised)):
-        if key in prediction:
-            return pictured(image, prediction, target or {}, classes)
     kind = next(key for key in PANELS if key in prediction)
     return PANELS[kind](image, prediction, target or {}, classes)
 
@@ -77,5 +57,10 @@ def _names(label: Any, classes: Sequence[str]) -> str:
     return " + ".join(str(classes[i]) for i in (label > 0.5).nonzero()[:, 0].tolist()) or "none"
 
 
-PANELS: dict[str, Callable[[Tensor, Any, Any, Sequence[str]], Panel]] = {"label": classified}
+PANELS: dict[str, Callable[[Tensor, Any, Any, Sequence[str]], Panel]] = {
+    "boxes": detected,
+    "box": localized,
+    "image": stylised,
+    "label": classified,
+}
 """By the key that a prediction has; the first that fits draws it, so what holds more stands before what holds less."""

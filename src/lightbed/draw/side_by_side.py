@@ -9,7 +9,7 @@ from PIL import Image
 
 from lightbed.draw.figure import DPI, INK
 from lightbed.draw.grid import image_grid
-from lightbed.draw.panels import Panel
+from lightbed.draw.panel import Panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from lightbed.draw.figure import INK
-from lightbed.draw.panels import Panel, as_pixels
+from lightbed.draw.panel import Panel, as_pixels
 
 _GAP = 4  # white pixels between images
 _INCHES = 7.0

@@ -15,7 +15,7 @@ from lightbed.commands.predict import Seen, describe
 from lightbed.data.shapes import encode_masks
 from lightbed.draw.boxes import confident
 from lightbed.draw.masks import class_shares, colour, palette
-from lightbed.draw.panels import as_pixels
+from lightbed.draw.panel import as_pixels
 from lightbed.types import Prediction
 from lightbed.web.served import Answer, Served
 

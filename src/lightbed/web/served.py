@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from lightbed import build
 from lightbed.commands import detections
-from lightbed.draw.panels import as_pixels
+from lightbed.draw.panel import as_pixels
 from lightbed.errors import UserError
 from lightbed.runs.device import accelerator
 from lightbed.tasks.base import Task
