@@ -21,7 +21,7 @@ from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.load import load_weights, moved
 from lightbed.runs.provenance import code_digest, hardware, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
-from lightbed.runs.trust import check_config
+from lightbed.runs.trust import check_config, check_links
 from lightbed.sweeps import imports
 from lightbed.tasks.base import Task
 
@@ -106,7 +106,7 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
         words: the command line's overrides.
 
     Raises:
-        UserError: they contradict the run's own, its files are damaged, or name a class that is not trusted.
+        UserError: they contradict the run's own, its files are damaged, name a class that is not trusted, or are links.
     """
     try:
         config: Config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -115,6 +115,7 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
         raise UserError(f"the run's own configuration in {folder} cannot be read: {error}") from error
     if not cfg.trust:
         check_config(config, str(folder / "config.yaml"))
+        check_links(folder)
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key in _OF_RUN:

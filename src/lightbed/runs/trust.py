@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -22,7 +24,7 @@ _HOMES = (
     *(f"torchmetrics.{part}" for part in ("classification", "segmentation", "detection", "aggregation", "regression")),
 )
 _KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
-_HOW = "trust=true runs it all the same, if you trust the file's author"
+HOW = "trust=true runs it all the same, if you trust the file's author"
 
 
 def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES) -> None:
@@ -43,15 +45,15 @@ def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES
         place = f"{origin}: {where or 'the config'}"
         if isinstance(node, str):
             if "${" in node:
-                raise UserError(f"{place} holds an interpolation; {_HOW}")
+                raise UserError(f"{place} holds an interpolation; {HOW}")
             if "://" in node:  # data.url and the like
-                raise UserError(f"{place} holds an address that would be reached; {_HOW}")
+                raise UserError(f"{place} holds an address that would be reached; {HOW}")
             continue
         for key in node:
             if str(key).startswith("_") and key not in _KEYS:
-                raise UserError(f"{place}.{key} is not allowed; {_HOW}")
+                raise UserError(f"{place}.{key} is not allowed; {HOW}")
         if "_target_" in node and not _trusted(node["_target_"], classes):
-            raise UserError(f"{place}._target_={node['_target_']} is not trusted; {_HOW}")
+            raise UserError(f"{place}._target_={node['_target_']} is not trusted; {HOW}")
 
 
 def check_config(config: Mapping[str, Any], origin: str) -> None:
@@ -72,10 +74,23 @@ def check_config(config: Mapping[str, Any], origin: str) -> None:
     check_targets({"callbacks": config.get("callbacks")}, origin, (Callback,))
     trainer = dict(config.get("trainer") or {})
     if (target := trainer.pop("_target_", None)) != "lightning.pytorch.Trainer":
-        raise UserError(f"{origin}: trainer._target_={target} is not trusted; {_HOW}")
+        raise UserError(f"{origin}: trainer._target_={target} is not trusted; {HOW}")
     check_targets({"trainer": trainer}, origin, ())
     others = {name: value for name, value in config.items() if name not in (*parts, "data", "callbacks", "trainer")}
     check_targets(others, origin, ())
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a folder that has links in it: what a run writes there would land elsewhere.
+
+    Raises:
+        UserError: of the first.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if path.is_symlink():
+                raise UserError(f"{path} is a link to {path.readlink()}, where the run would write; {HOW}")
 
 
 def _nodes(config: Any, where: str) -> Iterator[tuple[str, Mapping[Any, Any] | str]]:

@@ -2,7 +2,7 @@
 
 Installed packages are not copied, for nobody edits them: only Lightbed where it is installed editable, and the user's
 own modules that the jobs' configs name, with all that these import. They lie in `frozen/code_1` in the sweep's folder;
-a sweep that is resumed with other code has that in `frozen/code_2`, and so on.
+a sweep that is resumed has that day's in `frozen/code_2`, and so on.
 """
 
 import ast
@@ -27,6 +27,7 @@ from lightbed.sweeps.imports import DIFF, INDEX, OWN
 from lightbed.sweeps.jobs import FROZEN, read_json, write_json
 
 _MOST = 1000  # modules of a package of the user's
+_frozen: dict[Path, Path] = {}  # by this process, for each sweep
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -45,7 +46,9 @@ class Code:
 
     @classmethod
     def freeze(cls, sweep: Path) -> "Code":
-        """The code of today: what the sweep's folder has where that is still the same, else new copies.
+        """The code of today: what this process has frozen already where that is still the same, else new copies.
+
+        What another process has left is not taken: nobody knows who has written into the folder since.
 
         Args:
             sweep: its folder.
@@ -54,7 +57,7 @@ class Code:
         home.mkdir(parents=True, exist_ok=True)
         (home / ".gitignore").write_text("*\n")  # or the copies would be uncommitted code of the user's checkout
         numbers = [int(path.name[5:]) for path in home.glob("code_*") if path.name[5:].isdigit()]
-        if numbers and (last := cls(home / f"code_{max(numbers)}")).is_todays():
+        if sweep in _frozen and (last := cls(_frozen[sweep])).is_todays():
             return last
         folder = home / f"code_{max(numbers, default=0) + 1}"
         beside = home / f".{folder.name}"  # in one piece: a kill in between leaves no half of it
@@ -67,6 +70,7 @@ class Code:
             (beside / DIFF).write_bytes(diff)
         write_json(beside / INDEX, {"git": git, "modules": {}})
         beside.rename(folder)
+        _frozen[sweep] = folder
         return cls(folder)
 
     def is_todays(self) -> bool:

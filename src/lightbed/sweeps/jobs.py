@@ -76,6 +76,9 @@ class Sweep:
             sweep = cls(folder, content["command"])
             sweep.start, sweep.place = content["start"], Path(content.get("directory", "."))
             for told in content["jobs"]:
+                for name in (told["id"], told["folder"]):
+                    if Path(name).name != name:
+                        raise ValueError(f"{name} is no name of a file in its folder")
                 place, frozen = folder / told["folder"], folder / FROZEN / f"{told['id']}.json"
                 job = Job(told["id"], told["number"], told["overrides"], place, frozen, attempts=told["attempts"])
                 sweep.jobs.append(job)
@@ -134,6 +137,23 @@ class Sweep:
             file.write(str(os.getpid()))
             file.flush()
             yield file.fileno()
+
+
+def in_its_folder(job: Job) -> dict[str, Any]:
+    """The content of a job's file, written anew where the sweep was moved since.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    content = read_json(job.frozen)
+    if not {"config", "hydra", "folder"} <= content.keys():
+        raise UserError(f"{job.frozen} is missing or damaged: begin the sweep anew")
+    here = str(job.folder)
+    if content["folder"] != here:
+        runtime = {**content["hydra"]["runtime"], "output_dir": here}
+        content = {**content, "folder": here, "hydra": {**content["hydra"], "runtime": runtime}}
+        write_json(job.frozen, content)
+    return content
 
 
 def digest(overrides: Iterable[str]) -> str:

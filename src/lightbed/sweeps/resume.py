@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lightbed import folders
 from lightbed.errors import UserError
-from lightbed.sweeps.jobs import FILE, OVER, Sweep, read_json
+from lightbed.sweeps.jobs import FILE, OVER, Sweep, in_its_folder
 
 if TYPE_CHECKING:
     from lightbed.words import Line
@@ -30,7 +30,8 @@ def go_on(line: "Line", place: str) -> None:
     had left lies in `attempt_N` in their folders.
 
     Raises:
-        UserError: there is no such sweep, it still goes on, or a word cannot be given beside it.
+        UserError: there is no such sweep, it still goes on, names what is not trusted, or a word cannot be given beside
+            it.
         RunError: jobs failed again.
     """
     from hydra.utils import instantiate
@@ -38,6 +39,7 @@ def go_on(line: "Line", place: str) -> None:
     from lightbed.faults import Composer
     from lightbed.sweeps.launcher import summarise
     from lightbed.sweeps.runner import Runner
+    from lightbed.sweeps.trust import check_sweep
 
     folder = Path(place).expanduser()
     if not (folder / FILE).is_file():
@@ -57,6 +59,8 @@ def go_on(line: "Line", place: str) -> None:
     if not left:
         print(f"{folder}: all {len(sweep.jobs)} jobs are done")
         return
+    if not config.trust:
+        check_sweep(sweep, line.overrides)
     own = config.sweep
     launcher = instantiate(config.hydra.launcher, _convert_="all")
     if not hasattr(launcher, "settings"):
@@ -67,7 +71,7 @@ def go_on(line: "Line", place: str) -> None:
         Runner(sweep, settings, own.retries, fail_fast=own.fail_fast, trust=bool(config.trust)) as runner,
     ):
         for job in left:
-            runner.know(job, read_json(job.frozen)["config"])
+            runner.know(job, in_its_folder(job)["config"])
             job.status = "waiting"
         runner.check(left)
         runner.run(left)

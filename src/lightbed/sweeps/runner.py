@@ -15,7 +15,7 @@ from lightbed.faults import one_line
 from lightbed.sweeps.code import Code
 from lightbed.sweeps.devices import Need, Slots
 from lightbed.sweeps.frozen import freeze, named
-from lightbed.sweeps.jobs import Job, Sweep, read_json
+from lightbed.sweeps.jobs import Job, Sweep, in_its_folder, read_json
 from lightbed.sweeps.live import Watch
 from lightbed.sweeps.pool import Pool, stops
 
@@ -219,8 +219,8 @@ class Runner:
     def _known(self, overrides: Sequence[str], number: int) -> Job | None:
         """The job that the sweep has already under this number: a trial that was interrupted and goes on."""
         for job in self.sweep.jobs:
-            if (job.number, job.overrides) == (number, list(overrides)) and (frozen := read_json(job.frozen)):
-                self.know(job, frozen["config"])
+            if (job.number, job.overrides) == (number, list(overrides)) and read_json(job.frozen):
+                self.know(job, in_its_folder(job)["config"])
                 return job
         return None
 

@@ -200,10 +200,14 @@ def open_storage(folder: Path) -> "optuna.storages.BaseStorage":
     return JournalStorage(JournalFileBackend(str(folder / STUDY)))
 
 
+def study_of(folder: Path) -> "optuna.Study":
+    """The study of a search's folder."""
+    return import_optuna().load_study(study_name=_NAME, storage=open_storage(folder))  # type: ignore[no-any-return]
+
+
 def command_of(folder: Path) -> list[str]:
     """The words of the command line that began the search of a folder."""
-    study = import_optuna().load_study(study_name=_NAME, storage=open_storage(folder))
-    return [str(word) for word in study.user_attrs["command"]]
+    return [str(word) for word in study_of(folder).user_attrs["command"]]
 
 
 def running_trial(folder: Path, number: int) -> "Trial | None":

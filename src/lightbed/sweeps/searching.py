@@ -76,13 +76,19 @@ def words_again(line: "Line") -> tuple[list[str], Path] | None:
     """What goes on with the search that `resume=SWEEP` names, if it is one: its words, then those beside; and where.
 
     The folder is the one that the search was begun in, for its words may have relative paths.
+
+    Raises:
+        UserError: what the search's files say is not trusted.
     """
     from lightbed.sweeps.resume import named
+    from lightbed.sweeps.trust import check_search, trusted
 
     place = named(line)
     folder = Path(place).expanduser().resolve() if place else None
     if folder is None or not (folder / STUDY).is_file():
         return None
     beside = [word for word in line.overrides if not word.startswith("resume=")]
+    if not trusted(beside):
+        check_search(folder)
     began = Sweep.read(folder).place if (folder / FILE).is_file() else Path.cwd()
     return [*command_of(folder), *beside, f"hydra.sweep.dir='{folder}'"], began
