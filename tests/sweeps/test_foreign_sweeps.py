@@ -125,10 +125,17 @@ def test_code_that_lies_in_a_sweeps_folder_is_not_imported(copied: Path) -> None
     assert record["frozen_code"] == "code_2"
 
 
-@pytest.mark.parametrize(
-    "word", ["hydra.launcher._target_=os.system", "hydra.searchpath=[file:///evil]", "--config-dir=evil", "model=custom",
-             "hydra.sweeper.sampler={_target_: os.system}", "+model@hydra.callbacks.a=cnn"]
-)  # fmt: skip
+WORDS = [
+    "hydra.launcher._target_=os.system",
+    "hydra.searchpath=[file:///evil]",
+    "hydra.sweeper.sampler={_target_: os.system}",
+    "+model@hydra.callbacks.a=cnn",
+    "--config-dir=evil",
+    "model=custom",
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
 def test_a_hostile_search_is_refused(word: str, copied: Path, capsys: pytest.CaptureFixture) -> None:
     study = study_of(copied / "study")
     study.set_user_attr("command", [*study.user_attrs["command"], word])
