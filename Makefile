@@ -23,8 +23,8 @@ setup: $(STAMP) ## create .venv from pyproject.toml and constraints.txt
 train: $(STAMP) ## train the default experiment on the embedded digits; more: make train ARGS="model=resnet18"
 	@$(BIN)/lightbed train $(ARGS)
 
-test: $(STAMP) ## the tests that take minutes
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## the tests that take minutes, in two processes
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .
