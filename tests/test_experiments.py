@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import fakes
 from lightbed.cli import conf_dir, main
+from lightbed.make import locate
 
 FILES = sorted((conf_dir() / "experiment").glob("*.yaml"))
 ONE_BATCH = ["trainer.max_epochs=1", *(f"trainer.limit_{stage}_batches=1" for stage in ("train", "val", "test"))]
@@ -50,6 +52,10 @@ def test_one_batch_from_start_to_finish(file: Path, drawn_data: Path, tmp_path: 
     assert record["status"] == "done"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert any(name.startswith(("test/", "val/")) for name in metrics), "nothing was evaluated"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    own = locate(config["task"]["_target_"], "task").logged
+    told = {name.removeprefix("val/") for name in metrics if name.startswith("val/")}
+    assert {name for name in told if not name.startswith("loss") and "/" not in name} <= {*own}, "it can be monitored"
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     assert list((folder / "pictures").glob("*.png"))
 

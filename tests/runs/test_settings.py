@@ -1,16 +1,19 @@
 """Settings that no run can use are refused by their names, before Lightning stumbles over them."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from lightbed.cli import main
 from lightbed.data.digits import Digits
 from lightbed.data.folder import ImageFolder
 from lightbed.errors import UserError
-from lightbed.runs.settings import check_counts, check_settings
+from lightbed.runs.settings import check_counts, check_monitor, check_settings
+from lightbed.tasks import Classifier
 from lightbed.tasks.optim import make_optimizer
 from lightbed.transforms.preprocess import Preprocess
 
@@ -34,6 +37,65 @@ def test_settings_of_the_trainer(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as caught:
         check_settings(settings)
     assert "\n" not in str(caught.value)
+
+
+OURS = {"best": {"_target_": "lightbed.callbacks.checkpoint.Checkpoints", "monitor": "val/top2"}, "curves": None}
+
+
+def monitoring(name: str, task: str = "lightbed.tasks.Classifier", **callbacks: Any) -> dict[str, Any]:
+    metrics = {"top2": {"_target_": "torchmetrics.classification.MulticlassAccuracy"}}
+    return {"task": {"_target_": task, "monitor": name, "metrics": metrics}, "callbacks": {**OURS, **callbacks}}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (monitoring("val/acuracy"), r"task\.monitor=val/acuracy is not logged: did you mean val/accuracy"),
+        (monitoring("accuracy"), r"task\.monitor=accuracy must be val/NAME or train/NAME"),
+        (monitoring("test/accuracy"), r"task\.monitor=test/accuracy must be val/NAME or train/NAME"),
+        (monitoring("val/map", "lightbed.tasks.Segmenter"), r"task\.monitor=val/map is not logged"),
+        (
+            monitoring("val/f1", stop={"_target_": "lightbed.callbacks.stopping.EarlyStopping", "monitor": "val/los"}),
+            r"callbacks\.stop\.monitor=val/los is not logged: did you mean val/loss",
+        ),
+    ],
+)
+def test_what_is_monitored_but_never_logged(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        check_monitor(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(monitoring(name) for name in ("val/accuracy", "train/f1", "val/loss", "val/loss_main", "val/top2")),
+        monitoring("val/iou/road", "lightbed.tasks.Segmenter"),
+        monitoring("val/mask_map_50", "lightbed.tasks.Detector"),
+        monitoring("val/anything", f"{__name__}.Own"),
+        monitoring("val/anything", mine={"_target_": "mine.Callback"}),
+    ],
+)
+def test_what_is_or_may_be_logged(config: dict[str, Any]) -> None:
+    check_monitor(config)
+
+
+class Own(Classifier):
+    """A user's task, whose metrics nobody knows."""
+
+
+def test_a_schedule_that_cannot_be_stepped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "scheduler=cosine",
+        "scheduler.build.T_max=0",
+        "trainer.max_epochs=1",
+        "data.limit=32",
+        "model.channels=[4]",
+    ]
+    quiet = ["callbacks.layers=null", "callbacks.pictures=null", "trainer.accelerator=cpu", f"paths.outputs={tmp_path}"]
+    assert main(["train", *words, *quiet]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "scheduler cannot be stepped (CosineAnnealingLR: ZeroDivisionError: " in told
+    assert told.endswith("change scheduler.build")
 
 
 def test_settings_that_are_as_they_should_be() -> None:

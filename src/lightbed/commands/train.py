@@ -29,6 +29,7 @@ from lightbed.runs.overhead import keep_memory, settle_devices, skip_empty_hooks
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
+from lightbed.runs.settings import check_monitor
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
@@ -112,6 +113,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         last: checkpoint that it goes on from.
         since: its step; None for a new run.
     """
+    check_monitor(config)
     set_machine(config["threads"])
     if config.get("weights") and last is None:
         config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun

@@ -180,6 +180,9 @@ def _at_recalls(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return np.append(precision, 0.0)[place]
 
 
+SUMMARY = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+
+
 def summary(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """COCO's figures of `average_precision`, over the classes that have truth: NaN where none has.
 

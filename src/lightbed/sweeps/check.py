@@ -9,7 +9,7 @@ from lightbed.build import Config, _asked
 from lightbed.errors import UserError, nearest, one_of
 from lightbed.faults import one_line
 from lightbed.make import SPECIAL_KEYS, locate, parameters
-from lightbed.runs.settings import check_settings
+from lightbed.runs.settings import check_monitor, check_settings
 from lightbed.signatures import mismatch
 
 _PARTS = ("data", "model", "task", "optimizer", "scheduler", "augment", "callbacks", "trainer")
@@ -28,7 +28,8 @@ def check(files: Sequence[Path], *, trust: bool = True) -> dict[str, str]:
     for file in files:
         config = json.loads(file.read_text(encoding="utf-8"))["config"]
         for number, (part, ask) in enumerate(_questions(config, file, trust)):
-            key = json.dumps([number, part, config if part == "trust" else config.get(part)])
+            asked = {"trust": config, "monitor": [config["task"], config["callbacks"]]}
+            key = json.dumps([number, part, asked.get(part, config.get(part))])
             if key not in known:
                 known[key] = _answer(ask)
             if (answer := known[key]) is not None:
@@ -53,6 +54,7 @@ def _questions(config: Config, file: Path, trust: bool) -> Iterator[tuple[str, C
     yield "test", lambda: one_of(config["test"], ("auto", "best", "last", "none"), "test")
     yield "threads", lambda: _check_threads(config["threads"])
     yield "trainer", lambda: check_settings(config["trainer"])
+    yield "monitor", lambda: check_monitor(config)
     yield "model", lambda: _asked(config["model"])
     for part in _PARTS:
         yield part, lambda part=part: check_targets(config.get(part), part)  # type: ignore[misc]

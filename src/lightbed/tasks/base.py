@@ -61,6 +61,9 @@ class Task(L.LightningModule):
     learns: tuple[str, ...] = ()
     """What of a target it looks at; data that can give several kinds gives these, where its config says `auto`."""
 
+    logged: tuple[str, ...] = ()
+    """Names of what its own metrics compute, losses and scores of single classes apart."""
+
     pictured_at_once: int | None = None
     """How many random images the grid has at most, where each takes more room than one picture."""
 
@@ -277,8 +280,13 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if not isinstance(scheduler, ReduceLROnPlateau):
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return
+        try:
             super().lr_scheduler_step(scheduler, metric)
+        except (ArithmeticError, ValueError) as error:
+            what = f"{type(scheduler).__name__}: {type(error).__name__}: {error}"
+            raise UserError(f"scheduler cannot be stepped ({what}): change scheduler.build") from error
 
     def _step_plateau(self) -> None:
         """Show a plateau schedule the monitored value, where this epoch has one."""

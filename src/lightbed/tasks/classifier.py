@@ -41,6 +41,7 @@ class Classifier(Task):
 
     class_weights: Tensor | None
     learns = ("label",)
+    logged = ("accuracy", "precision", "recall", "f1", "exact_match")
 
     def __init__(
         self,

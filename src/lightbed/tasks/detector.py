@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightbed.errors import UserError
+from lightbed.metrics.coco_ap import SUMMARY
 from lightbed.metrics.detection import DetectionScores
 from lightbed.tasks.base import Task
 from lightbed.tasks.judging import deciders, losses_and_detections
@@ -41,6 +42,10 @@ class Detector(Task):
     threshold: Tensor
     settled_at = -1  # the step after which the network was settled
     learns = (*_NEEDED, "masks")
+    logged = (
+        *(f"{kind}{name}" for kind in ("", "mask_") for name in SUMMARY),
+        *("precision", "recall", "f1", "detections", "highest_score"),
+    )
     pictured = "truth on the left, prediction on the right"
     pictured_at_once = 12
 

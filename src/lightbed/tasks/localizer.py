@@ -38,6 +38,7 @@ class Localizer(Task):
     """
 
     learns = ("label", "box")
+    logged = ("accuracy", "precision", "recall", "f1", "iou", "accuracy_50")
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class Segmenter(Task):
 
     class_weights: Tensor | None
     learns = ("mask",)
+    logged = ("pixel_accuracy", "accuracy", "iou", "precision", "recall", "f1")
     pictured = "from left: image, truth, prediction, errors in red"
     pictured_at_once = 12
 
