@@ -201,7 +201,7 @@ def bash(tmp_path_factory):
 
 def test_the_tab_key(bash):
     lines = {
-        "lightbed ": {"train", "test", "predict", "rerun", "report", "serve", "--help", "--version"},
+        "lightbed ": {"train", "test", "predict", "rerun", "report", "serve", "export", "--help", "--version"},
         "lightbed tr": {"train"},
         "lightbed train exp": {"experiment="},
         "lightbed train optimizer=": {f"optimizer={name}" for name in ("adam", "adamw", "custom", "rmsprop", "sgd")},

@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "what a run sees in images: JSON lines and drawn pictures",
     "rerun": "repeat a run from its folder alone and compare, to the bit",
     "report": "one table and plots over many runs",
+    "export": "a run as one ONNX or torch file that needs no Lightbed",
     "serve": "a page in the browser: give it an image, see what runs find",
 }
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130

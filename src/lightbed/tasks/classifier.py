@@ -86,7 +86,7 @@ class Classifier(Task):
     def step(self, batch: Any, stage: str) -> Step:
         images, target = batch
         labels = self._labels(target, images)
-        logits, auxiliary = _outputs(self.model(images))
+        logits, auxiliary = outputs_of(self.model(images))
         expected = (len(images), 1 if self.kind == "binary" else self.num_classes)
         if logits.shape != expected:
             raise UserError(f"the model's logits have shape {tuple(logits.shape)}, but {self.kind} needs {expected}")
@@ -146,7 +146,7 @@ class Classifier(Task):
     def predict(self, images: Tensor) -> list[Prediction]:
         """Of preprocessed images (N, C, H, W): `scores` (K,) and the most probable `label`; multi-label bool (K,)."""
         self.eval()
-        scores = self.scores(_outputs(self.model(images))[0])
+        scores = self.scores(outputs_of(self.model(images))[0])
         if self.kind == "multilabel":
             return [Prediction(label=row > 0.5, scores=row) for row in scores]
         return [Prediction(label=row.argmax(), scores=row) for row in scores]
@@ -169,7 +169,7 @@ class Classifier(Task):
         self.curve.reset()
 
 
-def _outputs(output: Any) -> tuple[Tensor, list[Tensor]]:
+def outputs_of(output: Any) -> tuple[Tensor, list[Tensor]]:
     """Main logits and the auxiliary ones, of a tensor, a tuple or a dict with `out` and `aux`; at least in float32."""
     if isinstance(output, Mapping) and "out" in output:
         output = (output["out"], *(value for name, value in output.items() if name.startswith("aux")))

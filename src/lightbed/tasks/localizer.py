@@ -67,7 +67,7 @@ class Localizer(Task):
     def step(self, batch: Any, stage: str) -> Step:  # noqa: ARG002 - the same in every stage
         images, target = batch
         labels, truth = self._truth(target)
-        logits, fractions = self._outputs(self.model(images))
+        logits, fractions = self.outputs(self.model(images))
         size = (images.shape[-2], images.shape[-1])
         # the error is taken in at least 32 bits: squares of small fractions are lost in 16
         error = F.mse_loss(fractions, to_fractions(truth, size))
@@ -84,7 +84,7 @@ class Localizer(Task):
     def predict(self, images: Tensor) -> list[Prediction]:
         """Of preprocessed images (N, C, H, W): `scores` (K,), the most probable `label`, `box` xyxy in their pixels."""
         self.eval()
-        logits, fractions = self._outputs(self.model(images))
+        logits, fractions = self.outputs(self.model(images))
         boxes = to_boxes(fractions, (images.shape[-2], images.shape[-1]))
         rows = zip(logits.softmax(1), boxes, strict=True)
         return [Prediction(label=scores.argmax(), scores=scores, box=box) for scores, box in rows]
@@ -100,7 +100,7 @@ class Localizer(Task):
             )
         return target["label"].long(), target["box"].float()
 
-    def _outputs(self, output: Any) -> tuple[Tensor, Tensor]:
+    def outputs(self, output: Any) -> tuple[Tensor, Tensor]:
         """Logits and fractions of the network's output, in float32 at least."""
         wanted = f"a localizer's network returns (logits, boxes), (N, {self.num_classes}) and (N, 4)"
         if not isinstance(output, tuple) or len(output) != 2 or not all(isinstance(part, Tensor) for part in output):

@@ -121,8 +121,11 @@ class Segmenter(Task):
     def predict(self, images: Tensor) -> list[Prediction]:
         """Of preprocessed images (N, C, H, W): `mask` uint8 (H, W), the most probable class of each pixel."""
         self.eval()
-        masks = self._logits(self.model(images)).max(1).indices.to(torch.uint8)
-        return [Prediction(mask=mask) for mask in masks]
+        return [Prediction(mask=mask) for mask in self.masks_of(self.model(images))]
+
+    def masks_of(self, output: Any) -> Tensor:
+        """The most probable class of each pixel, uint8 (N, H, W), of what the network gives."""
+        return self._logits(output).max(1).indices.to(torch.uint8)
 
     @torch.no_grad()
     def segment(self, image: Tensor, tile: int | str | None = "auto", overlap: int | str = "auto") -> Prediction:
