@@ -101,7 +101,7 @@ def test_hparams_page_has_every_run_with_its_parameters_and_final_metrics(output
 
 
 def test_a_failed_run_is_marked_as_failed(tmp_path: Path) -> None:
-    words = ["trainer.max_epochs=1", "callbacks=early_stopping", "callbacks.early_stopping.monitor=nothing"]
+    words = ["trainer.max_epochs=1", "callbacks=early_stopping", "callbacks.early_stopping.monitor=val/map/nothing"]
     assert (
         main(["train", *TINY, *words, f"hydra.run.dir={tmp_path / 'run'}", f"paths.outputs={tmp_path / 'other'}"]) == 2
     )
