@@ -26,7 +26,8 @@ TASKS = {
     "pixels": ["data=digit_scenes", "data.image_size=[48,64]", *SCENES, "model=unet", "model.channels=[4,8]"],
     "boxes": ["data=digit_scenes", *SCENES, "model=fcos", *LIGHT, "model.strides=[8,16,32,64]", "model.num_convs=1"],
     "instances": ["data=digit_scenes", *SCENES, "model=mask_rcnn", *LIGHT, "model.anchor_sizes=[[12],[24],[48]]",
-                  "model.representation_size=16", "model.box_detections_per_img=10", "model.rpn_post_nms_top_n_test=20"],
+                  "model.representation_size=16", "model.box_detections_per_img=10",
+                  "model.rpn_post_nms_top_n_test=20"],
 }  # fmt: skip
 
 ALONE = """
