@@ -36,7 +36,7 @@ class Blocks(Callback):
             if isinstance(callback, Checkpoints):
                 callback._save_last = _timed(callback._save_last, self.saves, time.perf_counter)  # type: ignore[method-assign]
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         # which of a pair comes first changes from epoch to epoch; an epoch's first block waits for its order
         self._turn(exact=trainer.current_epoch % 2 == 0)
         self.since = self.former = 0.0
