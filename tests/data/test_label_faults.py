@@ -344,7 +344,7 @@ def test_a_yolo_file_of_names_alone_leaves_the_splits_to_the_folders(tmp_path: P
 
 def test_the_file_that_is_named_is_read_and_its_faults_are_told(tmp_path: Path) -> None:
     root = fake_objects.coco(tmp_path / "data")
-    (root / "broken.json").write_text('{"images": [],\n}')
+    (root / "broken.json").write_text('{"images": [],\n"annotations"}')
     with pytest.raises(UserError, match=r"broken\.json line 2 is no JSON"):
         opened(Coco, root, annotations="broken.json")
     (root / "other.json").write_text('{"images": [{"id": 1}], "annotations": [], "categories": []}')
