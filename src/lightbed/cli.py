@@ -142,7 +142,9 @@ def _check(line: "Line", words: list[str]) -> int:
         return _run(line)
     for word in line.overrides:
         if word.startswith(("hydra/sweeper=", "hydra.sweeper.")):
-            raise UserError(f"{word}: a search chooses its values as it goes; check one line of it, without -m and {word}")
+            raise UserError(
+                f"{word}: a search chooses its values as it goes; check one line of it, without -m and {word}"
+            )
     ours = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=", "hydra.launcher.")
     kept = [word for word in line.overrides if not word.startswith(ours)]
     with tempfile.TemporaryDirectory(prefix="lightbed-check-", ignore_cleanup_errors=True) as place:

@@ -12,7 +12,7 @@ _LEAST, _MOST = 3, 30  # training steps an epoch
 _SECONDS = 2.0  # in which more than the least are taken
 _PATIENCE = 15.0  # seconds after which two steps are enough, and one epoch
 _EVALUATED = 3  # batches of validation and test
-_STAGES = {"train": "the training", "val": "the validation", "test": "the test"}
+_STAGES = {"train": "in the training", "val": "in the validation", "test": "in the test"}
 
 
 class Probe(Callback):
@@ -27,16 +27,17 @@ class Probe(Callback):
 
     def __init__(self, tell: Callable[[str, str], None]) -> None:
         self.tell = tell
-        self.doing = "the start of the training"  # for who asks what has failed
+        self.doing = "at the start of the training"  # for who asks what has failed
         self.batches: dict[str, int] = {}  # of each split, as many as a whole epoch of the run has
         self.marks: dict[str, list[list[float]]] = {name: [] for name in _STAGES}  # when batches began and ended
         self.losses: list[float] = []
         self.closed = 0.0  # when an epoch was over
         self.begun = time.monotonic()
-        self.every = 1  # epochs between two validations
+        self.epochs, self.every = 0, 1  # of the run, and between two validations
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.epochs = trainer.max_epochs or 0
         for split in ("val", "test"):
             limit = getattr(trainer, f"limit_{split}_batches")
             if split not in data.splits or split in self.batches or not limit:
@@ -47,7 +48,7 @@ class Probe(Callback):
             setattr(trainer, f"limit_{split}_batches", min(self.batches[split], _EVALUATED) or limit)
         if stage == "fit":
             self.every = trainer.check_val_every_n_epoch or 1
-            if self.every <= (trainer.max_epochs or 1) or trainer.max_epochs == -1:  # else the run has no validation
+            if self.every <= self.epochs or self.epochs == -1:  # else the run has no validation
                 trainer.check_val_every_n_epoch = 1
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 
@@ -84,7 +85,7 @@ class Probe(Callback):
             self.losses.append(float(loss))
         if batch_idx + 1 < trainer.num_training_batches:
             return
-        self.doing = "the end of an epoch"
+        self.doing = "at the end of an epoch"
         if trainer.current_epoch == 0:
             text = f"{batch_idx + 1} of {self.batches['train']:,} steps of an epoch"
             if self.losses:
@@ -94,7 +95,7 @@ class Probe(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.current_epoch or time.monotonic() - self.begun > _PATIENCE:
             trainer.should_stop = True
-        self.doing = "the end of an epoch, where checkpoints are saved"
+        self.doing = "at the end of an epoch, where checkpoints are saved"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.closed = self._now()
@@ -110,7 +111,7 @@ class Probe(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if len(self.marks["val"]) == 1:
             self._evaluated(trainer, "val")
-        self.doing = "the end of the validation"
+        self.doing = "at the end of the validation"
 
     def on_test_batch_start(self, *args: Any, **_: Any) -> None:
         self._begin("test", args[3])
@@ -120,7 +121,7 @@ class Probe(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._evaluated(trainer, "test")
-        self.doing = "the end of the test, where pictures are drawn"
+        self.doing = "at the end of the test, where pictures are drawn"
 
     def _begin(self, stage: str, batch_idx: int) -> None:
         if batch_idx == 0:
@@ -131,7 +132,10 @@ class Probe(Callback):
         logged = [name.split("/") for name in trainer.callback_metrics]
         names = [parts[1] for parts in logged if parts[0] == stage and len(parts) == 2]  # those of classes apart
         count = len(self.marks[stage][-1]) - 1
-        self.tell("validation" if stage == "val" else stage, f"{count} of {self.batches[stage]:,} batches, logs {', '.join(names) or 'nothing'}")
+        self.tell(
+            "validation" if stage == "val" else stage,
+            f"{count} of {self.batches[stage]:,} batches, logs {', '.join(names) or 'nothing'}",
+        )
 
     # -- what was measured ---------------------------------------------------------------------------------------------
 

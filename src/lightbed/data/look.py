@@ -11,7 +11,7 @@ from torch import Tensor
 from lightbed.chance import permutation
 from lightbed.data.base import DataModule
 from lightbed.data.boxes import BoxSource, targets_of
-from lightbed.data.pairs import VOID
+from lightbed.data.coding import VOID
 from lightbed.data.source import Source, Subset
 from lightbed.errors import UserError, first_sentence
 
@@ -160,7 +160,7 @@ def look(data: DataModule, split: str, most: int | None) -> Look:
         if most is not None and time.monotonic() - start > _SECONDS:
             break
     faults = [f"{split}: {line}" for line in tally.wrong]
-    warnings = []
+    warnings: list[str] = []
     if broken:
         (warnings if data.broken == "skip" else faults).append(f"{split}: {_several(broken, 'cannot be read')}")
     if not tally.read:
@@ -199,7 +199,8 @@ def _images(tally: Tally) -> list[str]:
     number, mean, std = _normalised(tally)
     if number and tally.high > tally.low and (abs(mean) > 3 or not 0.1 < std < 10):
         lines.append(
-            f"normalised pixels have mean {mean:.2f} and deviation {std:.2f}, far from 0 and 1: are data.mean and data.std right?"
+            f"normalised pixels have mean {mean:.2f} and deviation {std:.2f}, far from 0 and 1: "
+            "are data.mean and data.std right?"
         )
     if tally.high <= 1 and number:
         lines.append("no pixel is brighter than 1 of 255: are the images scaled to 0..1 already, or black?")
