@@ -159,7 +159,7 @@ def test_what_train_refuses_is_refused_in_one_line(words, told, capfd):
     shown, errors = check(capfd, *words, code=2)
     assert told in errors
     assert errors.count("\n") == 1
-    assert "ready" not in shown
+    assert "ready:" not in shown
 
 
 @pytest.mark.usefixtures("late")
@@ -180,7 +180,7 @@ def test_parts_that_fail_late_are_told_early(words, where, told, capfd):
     assert told in errors.splitlines()[-1]
     assert errors.splitlines()[-1].startswith("lightbed: ")
     assert "log.txt" not in errors  # it is gone
-    assert "ready" not in shown
+    assert "ready:" not in shown
 
 
 def test_a_schedule_that_ends_too_early_is_told(capfd):
@@ -199,6 +199,20 @@ def test_the_schedule_and_the_accumulation_are_those_of_the_whole_run(capfd):
     assert "30 of 162 steps of an epoch" in shown
     assert "162 steps" in shown
     assert "ready: " in shown
+
+
+def test_what_a_failed_step_wrote_is_said_to_be_gone(capfd):
+    shown, errors = check(capfd, *QUICK, "optimizer.lr=1e30", code=1)
+    assert "loss is nan in batch 2 of epoch 1" in errors
+    assert errors.count("\n") == 1
+    assert "failed     in the training; what was written there is gone, and train keeps it" in shown
+
+
+def test_a_run_without_validation_or_with_its_own_folder(capfd, tmp_path):
+    shown, _ = check(capfd, *QUICK, "trainer.check_val_every_n_epoch=20", "hydra.run.dir=mine", "+trainer.min_epochs=9")
+    assert "warning    validation: trainer.check_val_every_n_epoch=20 of 15 epochs: there is none" in shown
+    assert "validation " not in shown.partition("warning")[0]
+    assert not (tmp_path / "mine").exists()
 
 
 def folder(root: Path, **counts: int) -> Path:
@@ -232,12 +246,12 @@ def test_a_broken_image_is_named_and_skipped_where_that_is_wanted(capfd, tmp_pat
 
 
 def test_boxes_and_pixels_are_checked_alike(capfd):
-    few = ["data=digit_scenes", "data.images={train: 24, val: 4, test: 4}", "trainer.accelerator=cpu", "images=8"]
-    words = ["model=overfeat", "task=detector", "data.batch_size=4", "callbacks.pictures.count=2"]
+    few = ["data=digit_scenes", "data.images={train: 8, val: 2, test: 2}", "trainer.max_epochs=1", "images=8"]
+    words = ["model=overfeat", "task=detector", "data.batch_size=4", "callbacks.pictures.count=1"]
     shown, _ = check(capfd, *few, *words)
     assert "objects an image" in shown
     assert "predictions" in shown
-    shown, _ = check(capfd, *few, "model=unet", "task=segmenter", "model.channels=[4,8]", "callbacks.pictures.count=2")
+    shown, _ = check(capfd, *few, "model=unet", "task=segmenter", "model.channels=[4,8]", "callbacks.pictures=null")
     assert re.search(r"[\d.]+% \(\w+\) to [\d.]+% \(background\) pixels a class among these", shown)
 
 
@@ -245,13 +259,14 @@ def test_the_jobs_of_a_multirun_are_checked_one_after_the_other(capfd):
     shown, errors = check(capfd, *QUICK, "-m", "trainer.gradient_clip_val=1,-1", code=2)
     assert "job        trainer.gradient_clip_val=1" in shown
     assert "trainer.gradient_clip_val=-1: trainer.gradient_clip_val=-1 must be more than 0" in errors
-    assert "ready" not in shown
+    assert "ready:" not in shown
     shown, errors = check(capfd, *QUICK, "-m", "seed=0,1", "hydra.launcher.jobs=2")
     assert not errors
     assert shown.count("run        classifier") == 2
     assert shown.endswith(" -m seed=0,1 hydra.launcher.jobs=2\n")
 
 
+@pytest.mark.slow
 def test_from_the_shell(tmp_path):
     code = "import sys; from lightbed.cli import main; sys.exit(main())"
     words = ["check", *QUICK, "paths.outputs=out"]

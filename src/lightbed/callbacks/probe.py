@@ -1,5 +1,6 @@
 """A run cut short that still meets all that a whole one meets, and what its steps take."""
 
+import os
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 _LEAST, _MOST = 3, 30  # training steps an epoch
 _SECONDS = 2.0  # in which more than the least are taken
 _PATIENCE = 15.0  # seconds after which two steps are enough, and one epoch
-_EVALUATED = 3  # batches of validation and test
+_EVALUATED, _IMAGES = 3, 64  # batches of validation and test, fewer where they are of many images
 _STAGES = {"train": "in the training", "val": "in the validation", "test": "in the test"}
 
 
@@ -33,6 +34,7 @@ class Probe(Callback):
         self.losses: list[float] = []
         self.closed = 0.0  # when an epoch was over
         self.begun = time.monotonic()
+        self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the machine, before these steps
         self.epochs, self.every = 0, 1  # of the run, and between two validations
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -45,7 +47,8 @@ class Probe(Callback):
             whole = len(data.eval_loader(split))
             self.batches[split] = min(whole, limit) if isinstance(limit, int) else int(whole * limit)
             # where the share of a run is no batch at all, Lightning shall say so as it would there
-            setattr(trainer, f"limit_{split}_batches", min(self.batches[split], _EVALUATED) or limit)
+            few = max(1, min(_EVALUATED, _IMAGES // data.eval_batch_size))
+            setattr(trainer, f"limit_{split}_batches", min(self.batches[split], few) or limit)
         if stage == "fit":
             self.every = trainer.check_val_every_n_epoch or 1
             if self.every <= self.epochs or self.epochs == -1:  # else the run has no validation
@@ -147,7 +150,7 @@ class Probe(Callback):
     def pace(self, stage: str) -> float:
         """Seconds a batch, reading included; the first of each epoch only counts where there is no other."""
         warm = [end - start for marks in self.marks[stage] for start, end in pairwise(marks[1:])]
-        cold = [end - start for marks in self.marks[stage] for start, end in pairwise(marks)]
+        cold = [end - start for marks in self.marks[stage][-1:] for start, end in pairwise(marks)]
         measured = warm or cold
         return sum(measured) / len(measured) if measured else 0.0
 

@@ -96,6 +96,9 @@ def check_once(config: build.Config, record: Record, *_: Any, images: int | None
         _list("fault", faults[1:])
         raise UserError(faults[0])
     steps(train.Prepared(config, data, task), record, trainer, probe)
+    if "val" in data.splits and probe.steps and not probe.marks["val"]:
+        every = f"trainer.check_val_every_n_epoch={config['trainer']['check_val_every_n_epoch']}"
+        warnings.append(f"validation: {every} of {probe.epochs} epochs: there is none, so the last epoch is tested")
     warnings += cost(config, record.folder, task, probe)
     _list("warning", warnings)
 
@@ -121,8 +124,9 @@ def steps(run: train.Prepared, record: Record, trainer: L.Trainer, probe: Probe)
             names = [file.name for file in checkpoints(record.folder)]
             if names and record.writes:
                 load_run(record.folder, trust=True)  # it names what this command line named
-    except Exception:
-        probe.tell("failed", probe.doing)
+    except Exception as error:
+        gone = "; what was written there is gone, and train keeps it" if str(record.folder) in str(error) else ""
+        probe.tell("failed", probe.doing + gone)
         raise
     pictures = ", ".join(sorted(file.stem for file in record.folder.rglob("*.png")))
     probe.tell(

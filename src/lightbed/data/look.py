@@ -212,9 +212,9 @@ def _classes(data: DataModule, split: str, tally: Tally, counts: Tensor, all_: b
     lines = []
     if absent:
         names = ", ".join(absent[:_NAMED]) + (f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else "")
-        where = "no" if all_ else f"among the {tally.read:,} images looked at no"
         what = "it cannot be learnt" if split == "train" else "its scores there say nothing"
-        lines.append(f"{where} {tally.unit} of class {names}: {what}")
+        certain = f"no {tally.unit} of class {names}: {what}"
+        lines.append(certain if all_ else f"none of the {tally.read:,} images looked at has {tally.unit} of {names}")
     there = counts[counts > 0]
     if len(there) > 1 and tally.unit != "pixels" and int(there.max()) > _UNEVEN * int(there.min()):
         lines.append(

@@ -7,6 +7,7 @@ from lightbed.build import Config
 from lightbed.callbacks.probe import Probe
 from lightbed.folders import near
 from lightbed.runs.peak import MIB, machine_memory, peak_memory
+from lightbed.sweeps.devices import cores
 from lightbed.tasks.base import Task
 
 _CLOSE = 0.8  # share of memory from which there is a warning
@@ -22,7 +23,8 @@ def cost(config: Config, folder: Path, task: Task, probe: Probe) -> list[str]:
         probe: has watched the steps.
     """
     probe.tell("time", _time(config["trainer"], task, probe))
-    return [*_memory(config, probe), *_disk(config, folder, probe)]
+    busy = f"time: the machine was busy already (load {probe.load:.1f} on {cores()} cores): alone a run takes less"
+    return [*([busy] if probe.load > cores() else []), *_memory(config, probe), *_disk(config, folder, probe)]
 
 
 def _memory(config: Config, probe: Probe) -> list[str]:
@@ -64,7 +66,8 @@ def _time(trainer: Config, task: Task, probe: Probe) -> str:
     if epochs == -1:
         return f"{text}; trainer.max_epochs=-1 sets no end (estimated from {probe.steps} steps)"
     limit = f", at most trainer.max_time={trainer['max_time']}" if trainer.get("max_time") else ""
-    return f"{text} and {_span(whole)} for {epochs:,} epochs and the test{limit} (estimated from {probe.steps} steps)"
+    many = f"{epochs:,} epoch{'s' * (epochs != 1)}"
+    return f"{text} and {_span(whole)} for {many} and the test{limit} (estimated from {probe.steps} steps)"
 
 
 def _span(seconds: float) -> str:
