@@ -233,7 +233,8 @@ def _text(data: DataModule, split: str, tally: Tally, counts: Tensor, all_: bool
         _, mean, std = _normalised(tally)
         parts.append(f"pixels {tally.low:g} to {tally.high:g}, normalised mean {mean:.2f}, deviation {std:.2f}")
     if tally.objects:
-        parts.append(f"{min(tally.objects)} to {max(tally.objects)} objects an image")
+        few, many = min(tally.objects), max(tally.objects)
+        parts.append(f"{few} to {many} objects an image" if few < many else f"objects an image: {few}")
     if int(counts.sum()):
         parts.append(_balance(data, tally, counts) + ("" if all_ else " among these"))
     return "; ".join(parts)

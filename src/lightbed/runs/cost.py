@@ -11,6 +11,7 @@ from lightbed.sweeps.devices import cores
 from lightbed.tasks.base import Task
 
 _CLOSE = 0.8  # share of memory from which there is a warning
+_BUSY = 1.5  # processes a core that want to run
 
 
 def cost(config: Config, folder: Path, task: Task, probe: Probe) -> list[str]:
@@ -24,7 +25,7 @@ def cost(config: Config, folder: Path, task: Task, probe: Probe) -> list[str]:
     """
     probe.tell("time", _time(config["trainer"], task, probe))
     busy = f"time: the machine was busy already (load {probe.load:.1f} on {cores()} cores): alone a run takes less"
-    return [*([busy] if probe.load > cores() else []), *_memory(config, probe), *_disk(config, folder, probe)]
+    return [*([busy] if probe.load > _BUSY * cores() else []), *_memory(config, probe), *_disk(config, folder, probe)]
 
 
 def _memory(config: Config, probe: Probe) -> list[str]:
