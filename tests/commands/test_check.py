@@ -54,6 +54,17 @@ class Slow(torch.nn.Module):
         time.sleep(0.02)
         return self.layer(images.flatten(1))
 
+class Large(Slow):
+    def forward(self, images):
+        if self.training and len(images) > 40:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(images)
+
+class Remarking(Callback):
+    def on_validation_end(self, trainer, pl_module):
+        from lightbed.runs.log import say
+        say("a loss in validation is no number")
+
 class Forgetful(torch.nn.Module):
     def __init__(self, num_classes):
         super().__init__()
@@ -92,7 +103,8 @@ def check(capfd: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tupl
     out, err = capfd.readouterr()
     assert not Path("outputs").exists()
     assert not list(Path("temporary").glob("lightbed-check*"))
-    assert max(map(len, out.splitlines()[:-1]), default=0) <= 100
+    ours = [line for line in out.splitlines() if not line.startswith(("ready:", "out of memory"))]
+    assert max(map(len, ours), default=0) <= 100
     return re.sub(r"\n {11}", " ", out), err
 
 
@@ -181,6 +193,25 @@ def test_parts_that_fail_late_are_told_early(words, where, told, capfd):
     assert errors.splitlines()[-1].startswith("lightbed: ")
     assert "log.txt" not in errors  # it is gone
     assert "ready:" not in shown
+
+
+@pytest.mark.usefixtures("late")
+def test_a_batch_that_does_not_fit_is_told_or_halved(capfd):
+    words = ["model=custom", "model._target_=late.Large", "trainer.max_epochs=1", "callbacks.layers=null"]
+    shown, errors = check(capfd, *QUICK, *words, code=1)
+    assert "failed     in the training" in shown
+    assert "out of memory in step 1 of epoch 1 with data.batch_size=64" in errors
+    shown, errors = check(capfd, *QUICK, *words, "trainer.batch_size_on_oom=halve")
+    assert not errors
+    assert "begins again with batch_size 64 -> 32" in shown
+    assert "of 41 steps of an epoch" in shown
+
+
+@pytest.mark.usefixtures("late")
+def test_what_a_run_remarks_is_a_warning(capfd):
+    shown, _ = check(capfd, *QUICK, "+callbacks.x._target_=late.Remarking", "trainer.max_epochs=1")
+    assert shown.count("warning    run: a loss in validation is no number\n") == 1
+    assert shown.count("warning    run") == 1
 
 
 def test_a_schedule_that_ends_too_early_is_told(capfd):

@@ -95,7 +95,9 @@ def check_once(config: build.Config, record: Record, *_: Any, images: int | None
     if faults:
         _list("fault", faults[1:])
         raise UserError(faults[0])
+    before = len(read_log(record.folder))
     steps(train.Prepared(config, data, task), record, trainer, probe)
+    warnings += [f"run: {line}" for line in remarks(read_log(record.folder)[before:])]
     if "val" in data.splits and probe.steps and not probe.marks["val"]:
         every = f"trainer.check_val_every_n_epoch={config['trainer']['check_val_every_n_epoch']}"
         warnings.append(f"validation: {every} of {probe.epochs} epochs: there is none, so the last epoch is tested")
@@ -106,11 +108,23 @@ def check_once(config: build.Config, record: Record, *_: Any, images: int | None
 def left_out(data: DataModule, folder: Path) -> list[str]:
     """What was wrong in files of the data, with an example of each kind, which the log in `folder` has."""
     lines = [f"data: files left out: {len(data.skipped):,}, e.g. {data.skipped[0]}"] if data.skipped else []
-    log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace") if data.label_faults else ""
+    log = read_log(folder)
     for kind, count in data.label_faults.items():
         found = re.search(rf"label fault: (.*) \({re.escape(kind)}\)$", log, re.M)
         lines.append(f"data: {count:,} {kind}" + (f", e.g. {found[1]}" if found else ""))
     return lines
+
+
+def read_log(folder: Path) -> str:
+    """The log of a run so far."""
+    return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+
+
+def remarks(log: str) -> list[str]:
+    """What a run has said of its steps, in lines; without tables, epochs and what libraries warn of."""
+    said: list[str] = re.findall(r"^[\d-]{10} [\d:]{8} (\S.*)$", log, re.M)
+    usual = r"epoch +\d|[\d,]+ parameters, |\S+:\d+: \w*Warning"
+    return list(dict.fromkeys(line for line in said if not re.match(usual, line)))
 
 
 def steps(run: train.Prepared, record: Record, trainer: L.Trainer, probe: Probe) -> None:
