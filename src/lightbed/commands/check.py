@@ -95,9 +95,8 @@ def check_once(config: build.Config, record: Record, *_: Any, images: int | None
     if faults:
         _list("fault", faults[1:])
         raise UserError(faults[0])
-    before = len(read_log(record.folder))
-    steps(train.Prepared(config, data, task), record, trainer, probe)
-    warnings += [f"run: {line}" for line in remarks(read_log(record.folder)[before:])]
+    printed = steps(train.Prepared(config, data, task), record, trainer, probe)
+    warnings += [f"run: {line}" for line in remarks(printed, read_log(record.folder))]
     if "val" in data.splits and probe.steps and not probe.marks["val"]:
         every = f"trainer.check_val_every_n_epoch={config['trainer']['check_val_every_n_epoch']}"
         warnings.append(f"validation: {every} of {probe.epochs} epochs: there is none, so the last epoch is tested")
@@ -120,17 +119,17 @@ def read_log(folder: Path) -> str:
     return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
 
 
-def remarks(log: str) -> list[str]:
-    """What a run has said of its steps, in lines; without tables, epochs and what libraries warn of."""
-    said: list[str] = re.findall(r"^[\d-]{10} [\d:]{8} (\S.*)$", log, re.M)
-    usual = r"epoch +\d|[\d,]+ parameters, |\S+:\d+: \w*Warning"
-    return list(dict.fromkeys(line for line in said if not re.match(usual, line)))
+def remarks(printed: str, log: str) -> list[str]:
+    """What a run has said of its steps, in lines that it has printed and logged: neither tables nor epochs."""
+    logged = set(re.findall(r"^[\d-]{10} [\d:]{8} (\S.*)$", log, re.M))
+    said = (line for line in printed.splitlines() if line in logged)
+    return list(dict.fromkeys(line for line in said if not re.match(r"epoch +\d|[\d,]+ parameters, ", line)))
 
 
-def steps(run: train.Prepared, record: Record, trainer: L.Trainer, probe: Probe) -> None:
-    """Take steps of everything with the run's own trainer; what a run says of itself on the way is left out."""
+def steps(run: train.Prepared, record: Record, trainer: L.Trainer, probe: Probe) -> str:
+    """Take steps of everything with the run's own trainer; returns what it has printed on the way."""
     try:
-        with redirect_stdout(StringIO()):
+        with redirect_stdout(StringIO()) as printed:
             with processes.together(trainer, record):
                 metrics = train.fit_and_test(run.config, trainer, run.task, run.data, None)
             write_metrics(record.folder, metrics, train.tested_epoch(trainer), write=record.writes)
@@ -147,6 +146,7 @@ def steps(run: train.Prepared, record: Record, trainer: L.Trainer, probe: Probe)
         "  saved", f"{' and '.join(names)}, loaded again" if names else "no checkpoint: callbacks.checkpoint is off"
     )
     probe.tell("  drawn", pictures or "no pictures")
+    return printed.getvalue()
 
 
 def checkpoints(folder: Path) -> list[Path]:
