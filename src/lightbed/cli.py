@@ -138,6 +138,8 @@ def _check(line: "Line", words: list[str]) -> int:
     from lightbed import folders
     from lightbed.words import quote
 
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("check starts the processes of a run by itself: leave out torchrun")
     if folders.further():  # one that the first process has started, in its folder
         return _run(line)
     for word in line.overrides:

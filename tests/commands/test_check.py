@@ -174,6 +174,11 @@ def test_what_train_refuses_is_refused_in_one_line(words, told, capfd):
     assert "ready:" not in shown
 
 
+def test_torchrun_is_refused(capfd, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert "leave out torchrun" in check(capfd, code=2)[1]
+
+
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize(
     ("words", "where", "told"),
