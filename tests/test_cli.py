@@ -44,7 +44,7 @@ def _elsewhere(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "train --help", "predict --help", "train --cfg job", "train seed=x", "trian"]
+    "words", ["--help", "train --help", "predict --help", "train --cfg job", "train seed=x", "check --cfg job", "trian"]
 )
 def test_what_needs_no_torch_imports_none(words):
     code = "import sys; from lightbed.cli import main; main(); print('HEAVY', *[name for name in sys.modules])"
@@ -201,7 +201,7 @@ def bash(tmp_path_factory):
 
 def test_the_tab_key(bash):
     lines = {
-        "lightbed ": {"train", "test", "predict", "rerun", "report", "serve", "export", "--help", "--version"},
+        "lightbed ": {"train", "check", "test", "predict", "rerun", "report", "serve", "export", "--help", "--version"},
         "lightbed tr": {"train"},
         "lightbed train exp": {"experiment="},
         "lightbed train optimizer=": {f"optimizer={name}" for name in ("adam", "adamw", "custom", "rmsprop", "sgd")},

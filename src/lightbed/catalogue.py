@@ -60,8 +60,12 @@ def _while_comment(lines: list[str]) -> Iterator[str]:
 
 
 def defaults(file: Path) -> dict[str, str]:
-    """The groups that a config's defaults list chooses from, with the option chosen, `null` where none is."""
-    chosen = {}
+    """The groups that a config's defaults list chooses from, with the option chosen, `null` where none is.
+
+    Those of the files it builds on come first.
+    """
+    beside = (file.with_name(f"{name}.yaml") for name in parents(file))
+    chosen = {group: option for parent in beside if parent.is_file() for group, option in defaults(parent).items()}
     for line in _defaults_block(file):
         match = re.match(r"^\s*- +(?:optional +)?([\w/]+): *(\S+)", line)
         if match:

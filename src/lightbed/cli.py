@@ -6,7 +6,9 @@ module is imported when its config stands.
 
 import importlib
 import os
+import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "train": "train a model, test its best checkpoint, draw pictures",
+    "check": "what a training would meet late, met at once: data, one step of everything, time",
     "test": "evaluate a run or checkpoint, also on another data set",
     "predict": "what a run sees in images: JSON lines and drawn pictures",
     "rerun": "repeat a run from its folder alone and compare, to the bit",
@@ -115,6 +118,8 @@ def run_hydra(command: str, words: list[str]) -> int:
     from lightbed.words import read
 
     line = read(command, words)
+    if command == "check" and line.runs:
+        return _check(line, words)
     if line.runs and resume.named(line):
         from lightbed.sweeps.searching import words_again
 
@@ -123,6 +128,33 @@ def run_hydra(command: str, words: list[str]) -> int:
             with folders.working_in(place):
                 return _run(read(command, again))
     return _run(line)
+
+
+def _check(line: "Line", words: list[str]) -> int:
+    """Run `check` in a folder that is gone afterwards, its jobs one after the other where there are several.
+
+    `words` are the line's as they were typed.
+    """
+    from lightbed import folders
+    from lightbed.words import quote
+
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("check starts the processes of a run by itself: leave out torchrun")
+    if folders.further():  # one that the first process has started, in its folder
+        return _run(line)
+    for word in line.overrides:
+        if word.startswith(("hydra/sweeper=", "hydra.sweeper.")):
+            raise UserError(
+                f"{word}: a search chooses its values as it goes; check one line of it, without -m and {word}"
+            )
+    ours = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra/launcher=", "hydra.launcher.")
+    kept = [word for word in line.overrides if not word.startswith(ours)]
+    with tempfile.TemporaryDirectory(prefix="lightbed-check-", ignore_cleanup_errors=True) as place:
+        places = [quote(f"hydra.{kind}.dir={place}") for kind in ("run", "sweep")]
+        code = _run(line._replace(overrides=[*kept, *places, "hydra/launcher=basic", "hydra/sweeper=basic"]))
+    if code == OK:
+        print("ready:", shlex.join(["lightbed", "train", *(word for word in words if not word.startswith("images="))]))
+    return code
 
 
 def _run(line: "Line") -> int:
@@ -216,7 +248,7 @@ def _tell(command: str, failure: Failure) -> None:
     if mistake is not None:
         print(f"lightbed: {name}{faults.one_line(mistake)}", file=sys.stderr)
         return
-    log = failure.folder / "log.txt"
+    log = failure.folder / ("log.txt" if command != "check" else "")  # of a check nothing stays
     if not log.is_file() and not isinstance(failure.error, RunError):
         traceback.print_exception(failure.error)
     kind, reason = type(failure.error).__name__, faults.one_line(failure.error)

@@ -66,7 +66,7 @@ def new_folder(parent: str) -> str:
         UserError: it cannot be created there, or this is a further process of a run, which would not find the first's.
     """
     if parent not in _made:
-        if _further() and not _dry[0]:
+        if further() and not _dry[0]:
             raise UserError(
                 "this is a further process of a run, and would take a folder of its own: start all processes with the "
                 "same hydra.run.dir=FOLDER"
@@ -82,7 +82,7 @@ def new_folder(parent: str) -> str:
     return _made[parent]
 
 
-def _further() -> bool:
+def further() -> bool:
     """Whether torchrun or srun started this process as another than the first of its run."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 

@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -34,6 +34,17 @@ from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
 from lightbed.trainer import make_trainer
+
+Once = Callable[[build.Config, Record, Path | None, int | None], float | None]
+"""What `run` does with a configuration, see `run_once`."""
+
+
+class Prepared(NamedTuple):
+    """What a run is made of: the configuration, with the data's facts filled in, and what it builds."""
+
+    config: build.Config
+    data: DataModule
+    task: Task
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -90,12 +101,21 @@ def longer(config: build.Config, checkpoint: dict[str, Any]) -> bool:
     return bool(config["trainer"]["max_epochs"] > then["trainer"]["max_epochs"])
 
 
-def run(config: build.Config, record: Record, last: Path | None = None, since: int | None = None) -> float | None:
-    """`run_once`, and again in smaller batches where it ran out of memory and `trainer.batch_size_on_oom` says so."""
+def run(
+    config: build.Config,
+    record: Record,
+    last: Path | None = None,
+    since: int | None = None,
+    once: Once | None = None,
+) -> float | None:
+    """`run_once`, and again in smaller batches where it ran out of memory and `trainer.batch_size_on_oom` says so.
+
+    `once` does something else with the same machinery.
+    """
     while True:
         try:
             with processes.noted(record):
-                return run_once(config, record, last, since)
+                return (once or run_once)(config, record, last, since)
         except memory.OutOfMemoryError as error:
             config = memory.halved(error, config, record)
         memory.free()  # the error, which held the failed step, is gone here
@@ -113,18 +133,7 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         last: checkpoint that it goes on from.
         since: its step; None for a new run.
     """
-    check_monitor(config)
-    set_machine(config["threads"])
-    if config.get("weights") and last is None:
-        config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
-    data, given = build.make_data(config), config
-    config = build.with_facts(config, data)
-    record.write_config(config)
-    task = make_task(config, data, record.content["versions"])
-    if last is not None:
-        check_fits(task, last)
-    if config.get("weights"):
-        record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
+    config, data, task = prepare(config, record, last)
     note_data(record, data, since)
     folder = record.folder
     say(f"{config['name']} in {folder}" + ("" if since is None else f" goes on after step {since:,}"))
@@ -139,6 +148,23 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         if isinstance(logger, Board):
             logger.finish("done", record.spent(), trainer.global_step)
     return final.get(task.monitor)
+
+
+def prepare(config: build.Config, record: Record, last: Path | None) -> Prepared:
+    """Open the data and make the task, with the weights that it begins with; arguments as in `run_once`."""
+    check_monitor(config)
+    set_machine(config["threads"])
+    if config.get("weights") and last is None:
+        config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
+    data, given = build.make_data(config), config
+    config = build.with_facts(config, data)
+    record.write_config(config)
+    task = make_task(config, data, record.content["versions"])
+    if last is not None:
+        check_fits(task, last)
+    if config.get("weights"):
+        record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
+    return Prepared(config, data, task)
 
 
 def fit_and_test(
