@@ -186,6 +186,8 @@ class Checkpoints(Checkpoint):
             "processes": trainer.world_size,
             "batches": batches if math.isfinite(batches) else None,  # None, too, where nothing was trained
             "metrics": states,  # of each process
+            "validated": self.validated,  # in this epoch, before its end
+            "values": {name: value.detach().cpu() for name, value in _values(trainer).items()},
         }
         if self.in_epoch and self.validating:
             loops = checkpoint["loops"]["fit_loop"]
@@ -211,6 +213,9 @@ class Checkpoints(Checkpoint):
                 )
         if position["metrics"] is not None:
             restore_metrics(pl_module, position["metrics"][trainer.global_rank])
+        # what a validation inside the epoch has found; checkpoints of before do not say it
+        self.validated = pl_module.validated = position.get("validated", False)
+        _values(trainer).update(position.get("values", {}))
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.monitor not in trainer.callback_metrics:
@@ -230,6 +235,11 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+def _values(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The newest logged values, which callbacks look at; nothing is computed for them."""
+    return trainer._logger_connector._callback_metrics
 
 
 def complete_row(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from lightbed.runs.log import say
 from lightbed.runs.overhead import keep_memory, settle_devices, skip_empty_hooks, skip_filling
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
-from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
+from lightbed.runs.resume import Resumed, alone, check_fits, own_config, training_record
 from lightbed.runs.settings import check_monitor
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
@@ -72,7 +73,7 @@ def go_on(cfg: DictConfig) -> float | None:
     with alone(folder):
         last = folder / "checkpoints" / "last.ckpt"
         before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
-        if read_record(folder).get("status") == "done" and not longer(config, before):
+        if training_record(folder).get("status") == "done" and not longer(config, before):
             say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
             return read_figures(folder / "metrics.json").get(config["task"]["monitor"])
         record = Resumed(folder, config, before["global_step"])
@@ -87,7 +88,12 @@ def longer(config: build.Config, checkpoint: dict[str, Any]) -> bool:
     if "lightbed" not in checkpoint:
         return True
     then = json.loads(checkpoint["lightbed"]["config_json"])
-    return bool(config["trainer"]["max_epochs"] > then["trainer"]["max_epochs"])
+    now, before = (_end(of["trainer"]["max_epochs"]) for of in (config, then))
+    return now > before
+
+
+def _end(epochs: int | None) -> float:
+    return math.inf if epochs in (None, -1) else float(epochs or 0)
 
 
 def run(config: build.Config, record: Record, last: Path | None = None, since: int | None = None) -> float | None:
@@ -147,7 +153,7 @@ def fit_and_test(
     """Train, from the checkpoint `last` on where there is one, and test; returns what was found in the test."""
     if "val" not in data.splits:
         trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
-    if trainer.max_epochs:
+    if trainer.max_epochs != 0:  # null, beside trainer.max_steps, is as many as it takes
         skip_empty_hooks(trainer, task)
         with stages(config, trainer, data):
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)

@@ -1,6 +1,5 @@
 """A run that goes on in its own folder: with which configuration, and what has changed since."""
 
-import json
 import logging
 import os
 import platform
@@ -11,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightbed.build import Config
 from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
+from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import load_weights, moved
 from lightbed.runs.provenance import code_digest, hardware, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
@@ -50,7 +49,7 @@ class Resumed(Record):
         self.folder, self.started = folder, time.monotonic()
         self.log: logging.Handler | None = None
         self.writes = getattr(rank_zero_only, "rank", 0) == 0
-        self.content = read_record(folder)
+        self.content = {"versions": versions(), **training_record(folder)}
         earlier = self.content.get("resumed", [])
         now = {"threads": config["threads"], "versions": versions(), "hardware": hardware(), **self._code(len(earlier))}
         then = {key: self.content.get(key) for key in now}
@@ -82,19 +81,16 @@ class Resumed(Record):
         return {"git": git, "code": code_digest(), **({"frozen_code": frozen.folder.name} if frozen else {})}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What run.json says.
+def training_record(folder: Path) -> dict[str, Any]:
+    """What run.json says of a training.
 
     Raises:
         UserError: it is damaged, or of another command than train.
     """
-    try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} cannot be read: {error}") from error
+    content = read_record(folder)
     if content.get("kind", "train") != "train":
         raise UserError(f"resume={folder} is of lightbed {content['kind']}; only a training goes on")
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
@@ -108,11 +104,8 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
     Raises:
         UserError: they contradict the run's own, its files are damaged, name a class that is not trusted, or are links.
     """
-    try:
-        config: Config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        given = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"the run's own configuration in {folder} cannot be read: {error}") from error
+    config: Config = read_config(folder)
+    given = read_overrides(folder)
     if not cfg.trust:
         check_config(config, str(folder / "config.yaml"))
         check_links(folder)
@@ -216,7 +209,7 @@ def alone(folder: Path) -> Iterator[None]:
             if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 raise BlockingIOError  # it was deleted just now by who had it, and another process may have a new one
         except BlockingIOError as error:
-            process = read_record(folder).get("process", {})
+            process = training_record(folder).get("process", {})
             where = f"process {process.get('pid')} on {process.get('host')}"
             raise UserError(f"{folder} is still going on ({where}): stop that first") from error
         except (ImportError, OSError):  # a file system without locks
