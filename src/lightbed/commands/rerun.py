@@ -16,6 +16,7 @@ from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import moved
 from lightbed.runs.log import say
 from lightbed.runs.memory import with_sizes
+from lightbed.runs.places import with_caches
 from lightbed.runs.record import Record, command_line, point_latest
 from lightbed.runs.results import near
 from lightbed.runs.trust import check_config
@@ -101,7 +102,8 @@ def placed(old: build.Config, command: build.Config) -> build.Config:
     paths = {name: str(command["paths"][name]) for name in names}
     moved_to = {old["paths"][name]: path for name, path in paths.items() if name in old["paths"]}
     data = {**moved(old["data"], moved_to), "cache_dir": paths["cache"]}
-    model = moved(old["model"], moved_to)  # some keep what they make of the data in the cache
+    # some keep what they make of the data in the cache
+    model = with_caches(moved(old["model"], moved_to), lambda _: paths["cache"])
     return {**old, "paths": {**old["paths"], **paths}, "data": data, "model": model, "test": old.get("test", "auto")}
 
 

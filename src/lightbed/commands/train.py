@@ -27,6 +27,7 @@ from lightbed.runs.checkpoint import read_checkpoint, settle
 from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.log import say
 from lightbed.runs.overhead import keep_memory, settle_devices, skip_empty_hooks, skip_filling
+from lightbed.runs.places import absolute
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
 from lightbed.runs.resume import Resumed, alone, check_fits, own_config, training_record
@@ -49,6 +50,7 @@ def train(cfg: DictConfig) -> float | None:
         resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
             return go_on(cfg)
+        config = absolute(config)
         with suppress(Pruned), Record.of_job(config, "train") as record, alone(record.folder):
             if "parent" in record.content:
                 folders.note_sweep(record.folder.parent)
@@ -125,10 +127,11 @@ def run_once(config: build.Config, record: Record, last: Path | None, since: int
         config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
     data, given = build.make_data(config), config
     config = build.with_facts(config, data)
-    record.write_config(config)
     task = make_task(config, data, record.content["versions"])
     if last is not None:
         check_fits(task, last)
+    record.begin()
+    record.write_config(config)
     if config.get("weights"):
         record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
     note_data(record, data, since)

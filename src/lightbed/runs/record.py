@@ -110,6 +110,9 @@ class Record:
             more = {**more, "frozen_code": frozen.folder.name}
         return cls(folder, command_line(), list(hydra.overrides.task), config, kind, choices=choices, **more)
 
+    def begin(self) -> None:
+        """Told when data and network are there and the training begins."""
+
     def write(self, **changes: Any) -> None:
         """Change and save run.json."""
         self.content |= changes

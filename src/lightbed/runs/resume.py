@@ -18,6 +18,7 @@ from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import load_weights, moved
+from lightbed.runs.places import safe_caches
 from lightbed.runs.provenance import code_digest, hardware, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
 from lightbed.runs.trust import check_config, check_links
@@ -49,7 +50,8 @@ class Resumed(Record):
         self.folder, self.started = folder, time.monotonic()
         self.log: logging.Handler | None = None
         self.writes = getattr(rank_zero_only, "rank", 0) == 0
-        self.content = {"versions": versions(), **training_record(folder)}
+        self.former: dict[str, Any] | None = training_record(folder)
+        self.content = {"versions": versions(), **self.former}
         earlier = self.content.get("resumed", [])
         now = {"threads": config["threads"], "versions": versions(), "hardware": hardware(), **self._code(len(earlier))}
         then = {key: self.content.get(key) for key in now}
@@ -65,6 +67,15 @@ class Resumed(Record):
             process={"host": platform.node(), "pid": os.getpid()},
             resumed=[*earlier, {"start": start, "command": command_line(), "step": step, **changed}],
         )
+
+    def begin(self) -> None:
+        self.former = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, UserError) and self.former is not None:
+            self.content = {}
+            self.write(**self.former)  # it did not go on: a finished run stays one
 
     def _code(self, count: int) -> dict[str, Any]:
         """The code that the run goes on with, as it did `count` times before; what is not committed is kept.
@@ -109,6 +120,7 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
     if not cfg.trust:
         check_config(config, str(folder / "config.yaml"))
         check_links(folder)
+        config = safe_caches(config, str(cfg.paths.cache))
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key in _OF_RUN:
