@@ -19,7 +19,7 @@ from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import load_weights, moved
 from lightbed.runs.places import safe_caches
-from lightbed.runs.provenance import code_digest, hardware, versions
+from lightbed.runs.provenance import changed_modules, code_digest, hardware, own_modules, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
 from lightbed.runs.trust import check_config, check_links
 from lightbed.sweeps import imports
@@ -54,6 +54,8 @@ class Resumed(Record):
         self.content = {"versions": versions(), **self.former}
         earlier = self.content.get("resumed", [])
         now = {"threads": config["threads"], "versions": versions(), "hardware": hardware(), **self._code(len(earlier))}
+        if own := own_modules(config):
+            now["modules"] = own
         then = {key: self.content.get(key) for key in now}
         for entry in earlier:
             then |= {key: entry[key] for key in now if key in entry}
@@ -193,6 +195,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} {new.get(key) or 'none'} (was {old[key] or 'none'})")
     if then.get("code") not in (None, now.get("code")):
         found.append("other code of Lightbed")
+    if others := changed_modules(then.get("modules"), now.get("modules")):
+        found.append(f"other code in {', '.join(others)}")
     if then.get("threads") not in (None, now["threads"]):
         found.append(f"threads {now['threads']} (was {then['threads']})")
     return found
