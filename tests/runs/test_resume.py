@@ -64,6 +64,8 @@ CONFIGURATIONS = {
                         "error:{_target_:torchmetrics.classification.MulticlassCalibrationError,num_classes:10},"
                         "kappa:{_target_:torchmetrics.classification.MulticlassCohenKappa,num_classes:10},"
                         "top2:{_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10,top_k:2}}",),
+    "a metric that remembers": ("+task.metrics={range:{_target_:torchmetrics.wrappers.MinMaxMetric,base_metric:"
+                                "{_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10}}}",),
     "validation every second epoch": ("trainer.check_val_every_n_epoch=2",),
     "validation twice an epoch": ("+trainer.val_check_interval=4",),
 }  # fmt: skip

@@ -173,7 +173,15 @@ def fit_and_test(
 def stages(config: build.Config, trainer: L.Trainer, data: DataModule) -> Iterator[None]:
     """Tell faults of fit, validation and test that torch has no plain words for."""
     with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
-        yield
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a batch norm was given a single value of each channel, which has no variance: where an epoch's last "
+                f"batch of data.batch_size={config['data']['batch_size']} has one image, set data.drop_last=true"
+            ) from error
 
 
 def set_machine(threads: int) -> None:
