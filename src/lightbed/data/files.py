@@ -27,6 +27,7 @@ SPLITS = {
 """Split by the words that people use for it in the names of files and folders."""
 
 _BLOCK = 256  # files hashed between two movements of the bar
+_STORED = 5  # what is remembered of a file: an entry without its path, and the hash
 _SETTLING = 100_000_000  # ns after a change in which another one may leave the same times: file systems count in ticks
 
 
@@ -142,8 +143,8 @@ def contents(files: Sequence[Path], index_folder: Path) -> Contents:
             state = os.stat(name)  # noqa: PTH116
         except OSError:
             continue  # a link to nowhere has no content
-        path = name[cut:].replace(os.sep, "/")
-        now[path] = list(Entry.of(path, state)[1:])
+        # as in an `Entry`
+        now[name[cut:].replace(os.sep, "/")] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
     changed = dict.fromkeys(name for name, state in now.items() if known.get(name, [])[:-1] != state)
     begun = time.time_ns()
     hashes = _hashes(Path(root), list(changed))
@@ -206,11 +207,7 @@ def _read_index(path: Path) -> dict[str, list[Any]]:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {name: entry for name, entry in content.items() if isinstance(entry, list) and _is_digest(entry[-1:])}
-
-
-def _is_digest(end: list[Any]) -> bool:
-    return bool(end) and isinstance(end[0], str) and re.fullmatch("[0-9a-f]{64}", end[0]) is not None
+    return {name: entry for name, entry in content.items() if isinstance(entry, list) and len(entry) == _STORED}
 
 
 def _write_index(path: Path, content: dict[str, list[Any]]) -> None:
