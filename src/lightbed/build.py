@@ -184,6 +184,6 @@ def make_augment(config: Config) -> Augment | None:
 
 def set_threads(count: int) -> None:
     """CPU threads of torch."""
-    if count < 1:
-        raise UserError(f"threads={count} must be at least 1")
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"threads={count} must be a whole number, 1 or more")
     torch.set_num_threads(count)

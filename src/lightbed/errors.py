@@ -30,6 +30,11 @@ def first_sentence(error: Exception) -> str:
     return text.splitlines()[0].partition(". ")[0][:120]
 
 
+def printable(text: str) -> str:
+    """`text` with control characters spelt out: names of files and classes may hold what a terminal would act upon."""
+    return "".join(c if c in "\n\t" or c >= "\xa0" or " " <= c <= "~" else f"\\x{ord(c):02x}" for c in text)
+
+
 def nearest(word: str, names: list[str], count: int = 3) -> str:
     """The closest of `names` to `word` as a clause for an error message, or the whole list where it is short."""
     import difflib

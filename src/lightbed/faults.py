@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightbed import catalogue
-from lightbed.errors import UserError, nearest
+from lightbed.errors import UserError, nearest, printable
 from lightbed.names import closest, flatten, sure
 from lightbed.words import Line
 
@@ -23,8 +23,9 @@ def one_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     if "Original Traceback" in str(error):
-        return lines[-1].partition("Error: ")[2] or lines[-1]
+        return printable(lines[-1].partition("Error: ")[2] or lines[-1])
     text = " ".join(line for line in lines if "hydra.cc/docs" not in line)
+    text = printable(text)
     return text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0] + " ..."
 
 

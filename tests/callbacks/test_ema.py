@@ -70,6 +70,22 @@ def test_it_is_the_exponential_average(tmp_path: Path, every: int, warmup: bool)
             assert not torch.equal(value, watch.seen[-1][name]), "the average, not the weights"
 
 
+def test_weights_that_share_their_memory_go_on_as_they_were_after_a_validation(tmp_path: Path) -> None:
+    layer = nn.Linear(16, 16)
+    task = Classifier(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), 16, optimizer=partial(SGD, lr=0.3))
+    watch, ema = Watch(), Ema(0.8)
+    trainer = L.Trainer(
+        max_epochs=1, default_root_dir=tmp_path, callbacks=[watch, ema], logger=False, accelerator="cpu",
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(task, loader(), loader())
+    average = {name: value.clone() for name, value in task.model.state_dict().items()}
+    ema._swap(task.model)  # as at the end of a validation
+    assert not torch.equal(average["1.weight"], watch.seen[-1]["1.weight"])
+    for name, value in task.model.state_dict().items():
+        assert torch.equal(value, watch.seen[-1][name]), name
+
+
 def test_validation_checkpoint_and_what_follows_have_the_average(tmp_path: Path) -> None:
     saved = Checkpoints("val/loss", "min")
     task, trainer, watch = fit(tmp_path, Ema(0.8), saved)

@@ -218,3 +218,36 @@ def test_what_cannot_be_repeated_is_told_in_one_line(
 def test_a_checkpoint_file_is_no_folder(photos: Path, tmp_path: Path, capfd: Any) -> None:
     _, error = rerun(capfd, 2, photos / "checkpoints" / "last.ckpt", tmp_path / "new")
     assert "rerun repeats a training from its folder" in error
+
+
+def test_ones_own_modules_and_weights_are_among_what_is_different(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also outside a checkout, which otherwise says what was changed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("inside_of_a_net.py").write_text("from torch.nn import Linear as Layer\n")
+    Path("a_net_of_ones_own.py").write_text(
+        "from torch import nn\nfrom inside_of_a_net import Layer\n"
+        "def net(num_classes=10):\n    return nn.Sequential(nn.Flatten(), Layer(64, 32), nn.ReLU(), Layer(32, 10))\n"
+    )
+    words = ["model=custom", "model._target_=a_net_of_ones_own.net", *TINY[1:], "trainer.limit_train_batches=2"]
+    words += ["logger=csv", "callbacks.curves=null", f"paths.outputs={tmp_path}", "trust=true"]
+    assert main(["train", *words[:-1], f"hydra.run.dir={tmp_path / 'first'}"]) == 0
+    torch.save(torch.load("first/checkpoints/last.ckpt", weights_only=True)["state_dict"], "start.pth")
+    weights = torch.load("start.pth", weights_only=True)
+    torch.save({name.removeprefix("model."): value for name, value in weights.items()}, "start.pth")
+    assert main(["train", *words[:-1], "weights=start.pth", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert sorted(json.loads(Path("run/run.json").read_text())["modules"]) == ["a_net_of_ones_own", "inside_of_a_net"]
+
+    lines, _ = rerun(capfd, 0, tmp_path / "run", tmp_path / "same", "trust=true")
+    assert "different now:" not in lines
+    with Path("inside_of_a_net.py").open("a") as file:
+        file.write("# changed\n")
+    torch.save({name.removeprefix("model."): value + 1 for name, value in weights.items()}, "start.pth")
+    lines, error = rerun(capfd, 1, tmp_path / "run", tmp_path / "again", "trust=true")
+    told = [line.strip() for line in lines]
+    assert "code: your own inside_of_a_net changed" in told
+    assert f"weights: {tmp_path / 'start.pth'} holds others than then" in told
+    assert "nothing else is known to be different" not in "".join(told)
+    assert "differs" in error

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -63,16 +64,29 @@ def test_normalisation_does_not(root, tmp_path):
     assert decoder(root, tmp_path).folder == decoder(root, tmp_path, mean=0.1, std=0.2).folder
 
 
-@pytest.mark.parametrize("change", ["touch", "grow", "add", "delete", "rename"])
+@pytest.mark.parametrize("change", ["touch", "grow", "add", "delete", "rename", "same size and time", "exchange"])
 def test_a_changed_source_makes_the_cache_stale(root, tmp_path, change):
-    before = decoder(root, tmp_path / "cache").folder
     file = root / "pear" / "pear_003.png"
+    if change == "exchange":  # of files that were made as one, as by unpacking an archive
+        for name in ("pear", "plum"):
+            shutil.rmtree(root / name)
+            (root / name).mkdir()
+            (root / name / "one.ppm").write_bytes(b"P6 1 1 255 " + name[:3].encode())
+            os.utime(root / name / "one.ppm", ns=(1, 1))
+    before = decoder(root, tmp_path / "cache").folder
     if change == "touch":
         os.utime(file, ns=(1, 1))
     elif change == "grow":
         state = file.stat()
         file.write_bytes(file.read_bytes() + b"\0")
         os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif change == "same size and time":  # as cp -p and rsync -t leave them
+        state = file.stat()
+        file.write_bytes(file.read_bytes()[::-1])
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif change == "exchange":
+        for old, new in (("pear", "x"), ("plum", "pear"), ("x", "plum")):
+            (root / old).rename(root / new)
     elif change == "add":
         Image.new("RGB", (9, 9)).save(root / "pear" / "new.png")
     elif change == "delete":

@@ -68,9 +68,13 @@ def test_sees_a_change_that_keeps_the_size(root, tmp_path):
 def test_the_index_changes_nothing(root, tmp_path, place):
     """Neither its absence, nor damage to it, nor that it cannot be written."""
     (tmp_path / "file").touch()
+    time.sleep(0.15)  # files that changed a moment ago are not remembered
     first = fingerprint(files(root), tmp_path / place)
     for index in tmp_path.glob("cache/fingerprints/*"):
-        index.write_text("{")
+        entries = json.loads(index.read_text())
+        for damage in ("{", "[]", json.dumps(dict.fromkeys(entries, 5)), json.dumps({key: [1] for key in entries})):
+            index.write_text(damage)
+            assert fingerprint(files(root), tmp_path / place) == first
     assert fingerprint(files(root), tmp_path / place) == first
 
 
@@ -81,7 +85,7 @@ def index(tmp_path):
 def test_second_use_reads_no_contents(root, tmp_path):
     time.sleep(0.15)  # files that changed a moment ago are not trusted
     fingerprint(files(root), tmp_path / "cache")
-    lies = {name: [*entry[:3], "0" * 64] for name, entry in json.loads(index(tmp_path).read_text()).items()}
+    lies = {name: [*entry[:-1], "0" * 64] for name, entry in json.loads(index(tmp_path).read_text()).items()}
     assert len(lies) == 9
     index(tmp_path).write_text(json.dumps(lies))
     assert set(contents(files(root), tmp_path / "cache").hashes.values()) == {"0" * 64}
@@ -97,6 +101,25 @@ def test_a_change_that_keeps_size_and_time_is_seen(root, tmp_path):
     path.write_bytes(b"\0" * state.st_size)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert fingerprint(files(root), tmp_path / "cache")["sha256"] != first["sha256"]
+
+
+def test_folders_that_exchange_their_names_are_seen(tmp_path):
+    """Their files may all have been made in one tick of the clock, and so have the same times."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(name.encode())
+        os.utime(tmp_path / name / "a.png", ns=(1, 1))
+    paths = [tmp_path / name / "a.png" for name in ("one", "two")]
+    time.sleep(0.15)
+    first = fingerprint(paths, tmp_path / "cache")
+    for old, new in (("one", "x"), ("two", "one"), ("x", "two")):
+        (tmp_path / old).rename(tmp_path / new)
+    entries = json.loads(index(tmp_path).read_text())
+    for path, other in (("one/a.png", "two/a.png"), ("two/a.png", "one/a.png")):
+        entries[path][2] = (tmp_path / path).stat().st_ctime_ns  # as in one tick
+        assert entries[path][3] == (tmp_path / other).stat().st_ino
+    index(tmp_path).write_text(json.dumps(entries))
+    assert fingerprint(paths, tmp_path / "cache")["sha256"] != first["sha256"]
 
 
 def test_two_changes_at_once_are_both_seen(root, tmp_path):

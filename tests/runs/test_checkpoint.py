@@ -180,6 +180,20 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
             edited(run, file, config_json="{")
         case "half a config":
             edited(run, file, config_json=json.dumps({"model": config["model"], "task": config["task"]}))
+        case "no list of names":
+            edited(run, file, classes={"a": 1})
+        case "names that are none":
+            edited(run, file, classes=[["a"]] * 10)
+        case "no weights":
+            torch.save({**torch.load(run / BEST, weights_only=True), "state_dict": 5}, file)
+        case "a part that is none":
+            edited(run, file, config_json=json.dumps({**config, "trainer": 5}))
+        case "a value of another kind":
+            edited(run, file, config_json=json.dumps({**config, "threads": "two"}))
+        case "half a part":
+            edited(run, file, config_json=json.dumps({**config, "data": {}}))
+        case "preprocessing by words":
+            edited(run, file, preprocess={"channels": 1, "mean": "warm"})
         case "fewer names":
             edited(run, file, classes=list("0123456"))
         case "other preprocessing":
@@ -207,6 +221,13 @@ def wrong(tmp_path: Path, run: Path, kind: str) -> Path:
         "no config": "its config cannot be read",
         "half a config": "its config lacks data, trainer, paths, threads",
         "other preprocessing": "preprocessing what this Lightbed does not know",
+        "no list of names": "its classes are no list of names",
+        "names that are none": "its classes are no list of names",
+        "no weights": "is incomplete: it lacks its weights",
+        "a part that is none": "its config has trainer=5",
+        "a value of another kind": "its config has threads=two",
+        "half a part": r"its config lacks data\.batch_size",
+        "preprocessing by words": "preprocessing what this Lightbed does not know",
         "fewer names": "names 7 classes, but the model of its own config has 10",
         "other classes": r"do not fit.*\[10, 16\]",
         "other layers": "do not fit",

@@ -164,6 +164,14 @@ def test_what_to_do_is_stop_or_skip(tmp_path: Path, capfd: pytest.CaptureFixture
     assert "trainer.nan=ignore is not known" in capfd.readouterr().err
 
 
+def test_a_batch_norm_of_one_value_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["model=dnn", "data.limit=17", "data.batch_size=16", "callbacks.layers=null", *QUICK]
+    assert main(["train", *words, f"hydra.run.dir={tmp_path / 'run'}", f"paths.outputs={tmp_path}"]) == 2
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert "where an epoch's last batch of data.batch_size=16 has one image, set data.drop_last=true" in message
+
+
 # -- operations without a deterministic kernel -------------------------------------------------------------------------
 
 

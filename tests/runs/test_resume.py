@@ -64,6 +64,8 @@ CONFIGURATIONS = {
                         "error:{_target_:torchmetrics.classification.MulticlassCalibrationError,num_classes:10},"
                         "kappa:{_target_:torchmetrics.classification.MulticlassCohenKappa,num_classes:10},"
                         "top2:{_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10,top_k:2}}",),
+    "a metric that remembers": ("+task.metrics={range:{_target_:torchmetrics.wrappers.MinMaxMetric,base_metric:"
+                                "{_target_:torchmetrics.classification.MulticlassAccuracy,num_classes:10}}}",),
     "validation every second epoch": ("trainer.check_val_every_n_epoch=2",),
     "validation twice an epoch": ("+trainer.val_check_interval=4",),
 }  # fmt: skip
@@ -74,6 +76,23 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_bits(
     tmp_path: Path, whole: Any, words: tuple[str, ...]
 ) -> None:
     folder = stopped(tmp_path / "run", *words, f"{EVERY}=2", kill("batch", 14))
+    assert resume(folder) == whole(words)
+
+
+# Validated after five of an epoch's eight steps, or after each twelve
+UNDERWAY = {
+    "in an epoch": ("+trainer.val_check_interval=5", "scheduler=plateau", "scheduler.build.patience=0",
+                    "scheduler.build.threshold=1"),
+    "across epochs": ("+trainer.val_check_interval=12", "trainer.check_val_every_n_epoch=null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", UNDERWAY.values(), ids=UNDERWAY)
+def test_what_a_validation_within_the_epoch_found_is_not_lost(
+    tmp_path: Path, whole: Any, words: tuple[str, ...]
+) -> None:
+    """Its figures, which belong to the row of the epoch, and whether a schedule or the best checkpoint is due."""
+    folder = stopped(tmp_path / "run", *words, f"{EVERY}=2", kill("batch", 15))
     assert resume(folder) == whole(words)
 
 
@@ -233,6 +252,16 @@ def test_an_untrained_network_trains_on(tmp_path: Path, whole: Any) -> None:
     assert resume(folder, "trainer.max_epochs=3") == whole(())
 
 
+def test_steps_alone_may_say_when_a_run_ends(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run", "trainer.max_epochs=null", "+trainer.max_steps=10", code=0)
+    last = folder / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 10
+    before = last.read_bytes()
+    resume(folder)
+    assert last.read_bytes() == before
+    assert resume(folder, "trainer.max_epochs=3")["rows"][-1]["step"] == 10
+
+
 def test_what_has_changed_is_said_and_the_run_goes_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path / "run", kill("batch", 9))
     record = json.loads((folder / "run.json").read_text())
@@ -286,6 +315,43 @@ def test_what_cannot_go_on_is_told_in_one_line_and_nothing_is_changed(
     assert re.search(said, message), message
     assert (half / "run.json").read_bytes() == before
     assert not list((tmp_path / "outputs").rglob("*")), "no folder is left for a run that never was"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.yaml", "", "no whole configuration of a training: it lacks data"),
+        ("config.yaml", "- a", "no whole configuration of a training: it lacks data"),
+        ("config.yaml", "half", "no whole configuration of a training: it lacks .*threads"),
+        ("config.yaml", "a: [1", "is damaged or unsafe"),
+        ("config.yaml", b"\xff\xe4", "is damaged or unsafe"),
+        ("overrides.yaml", "5", "overrides.yaml is damaged: it is 5"),
+        ("overrides.yaml", None, "overrides.yaml cannot be read: No such file"),
+        ("run.json", "half", "run.json is damaged: "),
+        ("run.json", "[]", "run.json is no record of a run"),
+        ("run.json", '{"versions": [1]}', r"run.json is damaged: its versions is \[1\]"),
+        ("metrics.csv", b"\xff\xfe\xe4", "metrics.csv is damaged after 0 rows"),
+        ("metrics.csv", "epoch,step\n0,8\n1,x\n", "metrics.csv is damaged after 1 rows"),
+    ],
+)
+def test_damaged_files_of_a_run_are_told_in_one_line(
+    half: Path, tmp_path: Path, name: str, content: Any, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    file = folder / name
+    if content is None:
+        file.unlink()
+    else:
+        whole = file.read_bytes()
+        file.write_bytes(
+            whole[: len(whole) // 2] if content == "half" else content.encode() if isinstance(content, str) else content
+        )
+    assert main(["train", f"resume={folder}", "trust=true"]) == 2
+    message = capfd.readouterr().err.strip()
+    assert len(message.splitlines()) == 1
+    assert re.search(said, message), message
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == (half / "checkpoints" / "last.ckpt").read_bytes()
 
 
 @pytest.mark.parametrize(

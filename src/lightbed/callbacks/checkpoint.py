@@ -17,7 +17,7 @@ from lightbed.runs.checkpoint import check_readable, settle
 from lightbed.runs.log import say
 from lightbed.runs.results import near
 from lightbed.runs.signals import Request, Stop
-from lightbed.runs.unfinished import metric_states, restore_metrics
+from lightbed.runs.unfinished import metric_memory, metric_states, restore_memory, restore_metrics
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 _PATIENCE = 0.01  # share of an epoch that a run waits for the disk at its end
@@ -186,6 +186,9 @@ class Checkpoints(Checkpoint):
             "processes": trainer.world_size,
             "batches": batches if math.isfinite(batches) else None,  # None, too, where nothing was trained
             "metrics": states,  # of each process
+            "memory": metric_memory(pl_module),
+            "validated": self.validated,  # in this epoch, before its end
+            "values": {name: value.detach().cpu() for name, value in _values(trainer).items()},
         }
         if self.in_epoch and self.validating:
             loops = checkpoint["loops"]["fit_loop"]
@@ -211,6 +214,10 @@ class Checkpoints(Checkpoint):
                 )
         if position["metrics"] is not None:
             restore_metrics(pl_module, position["metrics"][trainer.global_rank])
+        restore_memory(pl_module, position.get("memory", {}))
+        # what a validation inside the epoch has found; checkpoints of before do not say it
+        self.validated = pl_module.validated = position.get("validated", False)
+        _values(trainer).update(position.get("values", {}))
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.monitor not in trainer.callback_metrics:
@@ -230,6 +237,11 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+def _values(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The newest logged values, which callbacks look at; nothing is computed for them."""
+    return trainer._logger_connector._callback_metrics
 
 
 def complete_row(trainer: Trainer) -> None:

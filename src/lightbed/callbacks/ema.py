@@ -57,10 +57,11 @@ class Ema(Callback):
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        for name, tensor in model.state_dict().items():
-            weights = tensor.clone()
+        found = model.state_dict()
+        weights = {name: tensor.clone() for name, tensor in found.items()}  # all of them: some may share their memory
+        for name, tensor in found.items():
             tensor.copy_(self.average[name])
-            self.average[name].copy_(weights)
+            self.average[name] = weights[name]
         self.swapped = not self.swapped
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from lightbed.draw.figure import pixels, save
 from lightbed.draw.overlay import Line, overlay
@@ -14,6 +13,7 @@ from lightbed.errors import UserError, one_of
 from lightbed.sweeps import page, show
 from lightbed.sweeps.collect import find_runs, split_places
 from lightbed.sweeps.compare import Comparison, compare
+from lightbed.terminal import Plain
 
 _WIDTH = 140  # of the table where the output is no terminal
 
@@ -100,7 +100,7 @@ def samples(table: Comparison, folder: Path) -> list[Path]:
 def print_table(table: Comparison, written: list[Path]) -> None:
     """The table, what failed, and where everything is, on the terminal."""
     terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console() if terminal else Console(width=_WIDTH)
+    console = Plain() if terminal else Plain(width=_WIDTH)
     console.print(show.for_terminal(table, console.width))
     for note in show.notes(table):
         print(note)

@@ -1,11 +1,9 @@
 """`lightbed rerun`: a training again from its folder alone, and whether it gave the same bits."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -14,9 +12,11 @@ from lightbed.commands import train
 from lightbed.errors import RunError, UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.differences import compare_results, surroundings
+from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import moved
 from lightbed.runs.log import say
 from lightbed.runs.memory import with_sizes
+from lightbed.runs.places import with_caches
 from lightbed.runs.record import Record, command_line, point_latest
 from lightbed.runs.results import near
 from lightbed.runs.trust import check_config
@@ -31,7 +31,7 @@ def rerun(cfg: DictConfig) -> None:
     """
     command = build.resolve(cfg)
     folder = Path(str(command["run"])).expanduser()
-    then = read_record(folder)
+    then = finished_record(folder)
     old = read_config(folder)
     if not command["trust"]:
         check_config(old, str(folder / "config.yaml"))
@@ -40,7 +40,7 @@ def rerun(cfg: DictConfig) -> None:
         read_checkpoint(file)  # what cannot be compared is told before the training and not after it
     job = HydraConfig.get()
     new = Path(job.runtime.output_dir)
-    words = [str(word) for word in _yaml(folder / "overrides.yaml") or []]
+    words = read_overrides(folder)
     more = {"run": str(folder.absolute()), "choices": then.get("choices") or {}}
     with Record(new, command_line(), words, config, "rerun", **more) as record:
         point_latest(new, Path(command["paths"]["outputs"]).expanduser())
@@ -75,7 +75,7 @@ def prepare_data(config: build.Config, record: Record) -> None:
     record.write_data({**train.describe(data), "fingerprint": contents.summary()}, contents.hashes)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def finished_record(folder: Path) -> dict[str, Any]:
     """run.json of a finished training.
 
     Raises:
@@ -83,42 +83,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     if folder.is_file():
         raise UserError(f"run={folder} is a file; rerun repeats a training from its folder")
-    try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except OSError as error:
+    if not (folder / "run.json").is_file():
         what = "holds no run.json" if folder.is_dir() else "does not exist"
-        raise UserError(f"run={folder} {what}: give the folder of a finished training") from error
-    except ValueError as error:
-        raise UserError(f"{folder / 'run.json'} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("kind") not in ("train", "rerun"):
+        raise UserError(f"run={folder} {what}: give the folder of a finished training")
+    content = read_record(folder)
+    if content.get("kind") not in ("train", "rerun"):
         raise UserError(f"run={folder} is no training, which alone can be repeated; its run.json says what it is")
     if content.get("status") != "done":
         raise UserError(f"run={folder} is {content.get('status')}, not done: there is no whole result to compare with")
     return content
-
-
-def read_config(folder: Path) -> build.Config:
-    """The resolved configuration of a run, read without running code.
-
-    Raises:
-        UserError: it is missing or damaged, or is no configuration of a training.
-    """
-    content = _yaml(folder / "config.yaml")
-    needed = ("data", "model", "task", "trainer", "callbacks", "paths", "seed", "threads")
-    missing = [name for name in needed if not isinstance(content, dict) or name not in content]
-    if missing:
-        raise UserError(f"{folder / 'config.yaml'} is no configuration of a training: it lacks {', '.join(missing)}")
-    return content  # type: ignore[no-any-return]
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged or unsafe: {reason[:200]}") from error
 
 
 def placed(old: build.Config, command: build.Config) -> build.Config:
@@ -129,7 +102,8 @@ def placed(old: build.Config, command: build.Config) -> build.Config:
     paths = {name: str(command["paths"][name]) for name in names}
     moved_to = {old["paths"][name]: path for name, path in paths.items() if name in old["paths"]}
     data = {**moved(old["data"], moved_to), "cache_dir": paths["cache"]}
-    model = moved(old["model"], moved_to)  # some keep what they make of the data in the cache
+    # some keep what they make of the data in the cache
+    model = with_caches(moved(old["model"], moved_to), lambda _: paths["cache"])
     return {**old, "paths": {**old["paths"], **paths}, "data": data, "model": model, "test": old.get("test", "auto")}
 
 

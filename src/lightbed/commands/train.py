@@ -1,6 +1,7 @@
 """`lightbed train`: fit, test the best checkpoint, leave a run folder."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,9 +27,10 @@ from lightbed.runs.checkpoint import read_checkpoint, settle
 from lightbed.runs.differences import changed_files, known_files
 from lightbed.runs.log import say
 from lightbed.runs.overhead import keep_memory, settle_devices, skip_empty_hooks, skip_filling
+from lightbed.runs.places import absolute
 from lightbed.runs.record import Record, point_latest
 from lightbed.runs.results import show_results, write_metrics
-from lightbed.runs.resume import Resumed, alone, check_fits, own_config, read_record
+from lightbed.runs.resume import Resumed, alone, check_fits, own_config, training_record
 from lightbed.runs.settings import check_monitor
 from lightbed.runs.signals import sigterm_stops
 from lightbed.tasks.base import Task
@@ -59,6 +61,7 @@ def train(cfg: DictConfig) -> float | None:
         resume, _, _ = config.pop("resume"), config.pop("trust"), config.pop("sweep")
         if resume is not None:
             return go_on(cfg)
+        config = absolute(config)
         with suppress(Pruned), Record.of_job(config, "train") as record, alone(record.folder):
             if "parent" in record.content:
                 folders.note_sweep(record.folder.parent)
@@ -83,7 +86,7 @@ def go_on(cfg: DictConfig) -> float | None:
     with alone(folder):
         last = folder / "checkpoints" / "last.ckpt"
         before = read_checkpoint(last) if last.is_file() else {"global_step": 0}
-        if read_record(folder).get("status") == "done" and not longer(config, before):
+        if training_record(folder).get("status") == "done" and not longer(config, before):
             say(f"{folder} is done: nothing is left to do; trainer.max_epochs=N trains on")
             return read_figures(folder / "metrics.json").get(config["task"]["monitor"])
         record = Resumed(folder, config, before["global_step"])
@@ -98,7 +101,12 @@ def longer(config: build.Config, checkpoint: dict[str, Any]) -> bool:
     if "lightbed" not in checkpoint:
         return True
     then = json.loads(checkpoint["lightbed"]["config_json"])
-    return bool(config["trainer"]["max_epochs"] > then["trainer"]["max_epochs"])
+    now, before = (_end(of["trainer"]["max_epochs"]) for of in (config, then))
+    return now > before
+
+
+def _end(epochs: int | None) -> float:
+    return math.inf if epochs in (None, -1) else float(epochs or 0)
 
 
 def run(
@@ -158,10 +166,11 @@ def prepare(config: build.Config, record: Record, last: Path | None) -> Prepared
         config = {**config, "weights": transfer.find_source(config["weights"])}  # the one file, also for a rerun
     data, given = build.make_data(config), config
     config = build.with_facts(config, data)
-    record.write_config(config)
     task = make_task(config, data, record.content["versions"])
     if last is not None:
         check_fits(task, last)
+    record.begin()
+    record.write_config(config)
     if config.get("weights"):
         record.write(weights={**record.content.get("weights", {}), **transfer.begin(task, given, data, last)})
     return Prepared(config, data, task)
@@ -173,7 +182,7 @@ def fit_and_test(
     """Train, from the checkpoint `last` on where there is one, and test; returns what was found in the test."""
     if "val" not in data.splits:
         trainer.limit_val_batches = 0  # Lightning warns of a validation without batches
-    if trainer.max_epochs:
+    if trainer.max_epochs != 0:  # null, beside trainer.max_steps, is as many as it takes
         skip_empty_hooks(trainer, task)
         with stages(config, trainer, data):
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
@@ -190,7 +199,15 @@ def fit_and_test(
 def stages(config: build.Config, trainer: L.Trainer, data: DataModule) -> Iterator[None]:
     """Tell faults of fit, validation and test that torch has no plain words for."""
     with memory.told(trainer, data), sharded.told(config), kernels.named(), kernels.warned():
-        yield
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a batch norm was given a single value of each channel, which has no variance: where an epoch's last "
+                f"batch of data.batch_size={config['data']['batch_size']} has one image, set data.drop_last=true"
+            ) from error
 
 
 def set_machine(threads: int) -> None:

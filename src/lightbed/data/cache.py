@@ -1,8 +1,9 @@
 """Decoded images on disk: read, checked and resized once, then mapped into memory as one array.
 
-A cache is a folder named after what it was made from: the files' paths, sizes and times of change, and every setting
-that a pixel depends on. Whatever changes, the name changes with it, so a stale cache is never opened. It is built
-beside its place and renamed when whole, so a killed build leaves nothing that looks whole either.
+A cache is a folder named after what it was made from: the files' paths, sizes, times of change and places on the disk
+(see `files.Entry`), and every setting that a pixel depends on. Whatever changes, the name changes with it, so a stale
+cache is never opened. It is built beside its place and renamed when whole, so a killed build leaves nothing that looks
+whole either.
 """
 
 import contextlib

@@ -27,15 +27,23 @@ SPLITS = {
 """Split by the words that people use for it in the names of files and folders."""
 
 _BLOCK = 256  # files hashed between two movements of the bar
+_STORED = 5  # what is remembered of a file: an entry without its path, and the hash
 _SETTLING = 100_000_000  # ns after a change in which another one may leave the same times: file systems count in ticks
 
 
 class Entry(NamedTuple):
-    """An image file: path relative to its data set's folder (with /), size in bytes, time of change in nanoseconds."""
+    """An image file: what shows whether it is still the same one without reading it."""
 
-    path: str
-    size: int
-    mtime: int
+    path: str  # relative to its data set's folder (with /)
+    size: int  # bytes
+    mtime: int  # time of the last change of its content in ns, which copying programs set as they like
+    ctime: int = 0  # time of the last change of any kind, which no program can set
+    inode: int = 0  # folders whose files were all made in one tick of the clock may exchange their names
+
+    @classmethod
+    def of(cls, path: str, state: os.stat_result) -> "Entry":
+        """The file at `path` as the system describes it."""
+        return cls(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
 
 
 def find_images(root: Path) -> list[Entry]:
@@ -83,7 +91,7 @@ def _entry(child: "os.DirEntry[str]", path: str) -> Entry:
         state = child.stat()
     except OSError:  # a link to nowhere is a broken image like any other
         return Entry(path, 0, 0)
-    return Entry(path, state.st_size, state.st_mtime_ns)
+    return Entry.of(path, state)
 
 
 def split_of(path: str) -> str | None:
@@ -114,9 +122,8 @@ class Contents(NamedTuple):
 def contents(files: Sequence[Path], index_folder: Path) -> Contents:
     """Hash a data set's files.
 
-    Hashes are remembered with size, time of change and time of the last change of any kind (which no program can set),
-    so that only changed files are read again. A file that changed a moment ago is not remembered: it could change
-    again without its times showing it.
+    Hashes are remembered with what an `Entry` says of a file, so that only changed files are read again. A file that
+    changed a moment ago is not remembered: it could change again without its times showing it.
 
     Args:
         files: the data set's files.
@@ -136,14 +143,15 @@ def contents(files: Sequence[Path], index_folder: Path) -> Contents:
             state = os.stat(name)  # noqa: PTH116
         except OSError:
             continue  # a link to nowhere has no content
-        now[name[cut:].replace(os.sep, "/")] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
-    changed = dict.fromkeys(name for name, state in now.items() if known.get(name, [])[:3] != state)
+        # as in an `Entry`
+        now[name[cut:].replace(os.sep, "/")] = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+    changed = dict.fromkeys(name for name, state in now.items() if known.get(name, [])[:-1] != state)
     begun = time.time_ns()
     hashes = _hashes(Path(root), list(changed))
     if changed:
         settled = {name: [*now[name], digest] for name, digest in hashes.items() if now[name][2] < begun - _SETTLING}
         _write_index(index_file, {name: entry for name, entry in known.items() if name not in changed} | settled)
-    found = {name: known[name][3] for name in now if name not in changed} | hashes
+    found = {name: known[name][-1] for name in now if name not in changed} | hashes
     return Contents(root, sum(now[name][0] for name in found), found, len(names) - len(found))
 
 
@@ -197,7 +205,9 @@ def _read_index(path: Path) -> dict[str, list[Any]]:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: entry for name, entry in content.items() if isinstance(entry, list) and len(entry) == _STORED}
 
 
 def _write_index(path: Path, content: dict[str, list[Any]]) -> None:

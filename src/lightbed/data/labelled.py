@@ -164,7 +164,7 @@ def _entry(root: Path, path: str) -> Entry:
         raise UserError(f"there is no image {path or '(no path)'} in data.root={root}") from error
     if not (root / path).is_file():
         raise UserError(f"{path or '(no path)'} is no file in data.root={root}")
-    return Entry(path, state.st_size, state.st_mtime_ns)
+    return Entry.of(path, state)
 
 
 def _names(cell: str, *, several: bool) -> tuple[str, ...]:

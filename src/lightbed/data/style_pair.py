@@ -46,7 +46,9 @@ class StylePair(DataModule):
 
     holds = ("style",)
 
-    def __init__(self, *, content: str | None = None, style: str | None = None, steps: int = 50, **common: Any) -> None:
+    def __init__(
+        self, *, content: str | Path | None = None, style: str | Path | None = None, steps: int = 50, **common: Any
+    ) -> None:
         super().__init__(**common)
         if self.preprocess.size is None:
             raise UserError("data.image_size=null: say how large the image shall be, e.g. 256")

@@ -169,6 +169,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(found, int) or found > FORMAT:
         raise UserError(f"{path} has format {found}, this Lightbed knows up to {FORMAT}: use a newer Lightbed")
     missing = [key for key in ("classes", "preprocess") if not card.get(key)]
-    if missing or "state_dict" not in content:
+    if missing or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} is incomplete: it lacks {', '.join(missing) or 'its weights'}")
+    if not isinstance(card["classes"], list) or not all(isinstance(name, str | int) for name in card["classes"]):
+        raise UserError(f"{path} is damaged: its classes are no list of names")
     return content  # type: ignore[no-any-return]

@@ -32,11 +32,12 @@ def _memory(config: Config, probe: Probe) -> list[str]:
     peak, room = peak_memory(), machine_memory()
     told: list[str] = []
     warnings: list[str] = []
-    for name, what in (("process", "this process"), ("child", "a reading process"), ("gpu", "the GPU")):
+    for name, what in (("process", "in this process"), ("child", "in a reading process"), ("gpu", "on the GPU")):
         if not peak.get(name) or (name == "child" and not config["data"].get("num_workers")):
             continue
         whole = room.get("gpu" if name == "gpu" else "cpu")
-        told.append(f"{what} {_size(peak[name])}" + (f" of {_size(whole)}" if whole and name != "child" else ""))
+        of = f" of {_size(whole)}" if whole and name != "child" else ""
+        told.append(f"{_size(peak[name])}{of} {what}")
         if whole and peak[name] > _CLOSE * whole:
             warnings.append(f"memory: {told[-1]} in a few steps; larger images or more objects in others may not fit")
     probe.tell("memory", f"at most {', '.join(told)}")

@@ -16,6 +16,7 @@ from lightbed.data.files import read_listing
 from lightbed.figures import read_figures
 from lightbed.monitor import is_time
 from lightbed.runs.history import read_history
+from lightbed.runs.provenance import changed_modules
 
 _LISTED = 5  # names in a line
 
@@ -93,6 +94,7 @@ def surroundings(then: Path, now: Path) -> list[str]:
     """What the two runs' folders say was different around them, a line each; what is the same is not told."""
     old, new = (_json(folder / "run.json") for folder in (then, now))
     lines = [_code(old, new, then, now), _versions(old, new, then, now), _machine(old, new), data_line(then, now)]
+    lines.append(_weights(old, new))
     return [line for line in lines if line]
 
 
@@ -108,6 +110,8 @@ def _code(old: Mapping[str, Any], new: Mapping[str, Any], then: Path, now: Path)
         parts.append(f"uncommitted changes in {shown[0]} then, {shown[1]} now ({_changed_lines(*diffs)} lines differ)")
     if old.get("code") != new.get("code"):
         parts.append("Lightbed's own modules are others")
+    if others := changed_modules(old.get("modules"), new.get("modules")):
+        parts.append(f"your own {_some(others)} changed")
     return f"code: {'; '.join(parts)}" if parts else ""
 
 
@@ -129,6 +133,14 @@ def _versions(old: Mapping[str, Any], new: Mapping[str, Any], then: Path, now: P
 def _packages(folder: Path) -> dict[str, str]:
     lines = [line.partition("==") for line in _text(folder / "packages.txt").split()]
     return {name: number for name, _, number in lines}
+
+
+def _weights(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Whether the file of weights that a run began with holds others by now; known once the network is there."""
+    one, other = old.get("weights") or {}, new.get("weights") or {}
+    if not one or not other or one.get("sha256") == other.get("sha256"):
+        return ""
+    return f"weights: {other.get('file')} holds others than then"
 
 
 def _machine(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

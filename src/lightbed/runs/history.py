@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightbed.errors import UserError
 from lightbed.runs.record import writing
 
 _FIRST = ("epoch", "step", "seconds")
@@ -45,6 +46,7 @@ class History(Logger, Callback):
         self.row: Row = {}
         self.started = time.monotonic()
         self.earlier = 0.0  # seconds that a resumed run had spent in the epoch before
+        self.begun: Row = {}  # and what it had logged in it
 
     @property
     def name(self) -> str:
@@ -59,7 +61,8 @@ class History(Logger, Callback):
         return str(self.path.parent)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        self.row, self.started = {}, time.monotonic() - self.earlier
+        self.row, self.begun = self.begun, {}
+        self.started = time.monotonic() - self.earlier
         self.earlier = 0.0
         self.rows = [row for row in self.rows if row["epoch"] < trainer.current_epoch]
         self.columns = columns(self.rows)
@@ -71,11 +74,11 @@ class History(Logger, Callback):
         if self.path.is_file():
             write_history(self.path, self.rows)
 
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": time.monotonic() - self.started}  # of the epoch that is not over
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": time.monotonic() - self.started, "row": dict(self.row)}  # of the epoch that is not over
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.earlier = state_dict["seconds"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier, self.begun = state_dict["seconds"], dict(state_dict.get("row", {}))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -131,15 +134,27 @@ def columns(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows of a metrics.csv; empty cells are left out. No file is no rows."""
+    """The rows of a metrics.csv; empty cells are left out. No file is no rows.
+
+    Raises:
+        UserError: there is something else in it.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a line that was cut off is none
-    return [
-        {name: int(value) if name in ("epoch", "step") else float(value) for name, value in row.items() if value}
-        for row in rows
-    ]
+    found: list[Row] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if None not in row.values():  # a line that was cut off is none
+                    found.append(_row(row))
+    except (ValueError, KeyError, csv.Error) as error:
+        raise UserError(f"{path} is damaged after {len(found)} rows ({error}): mend or delete it") from error
+    return found
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    row = {name: int(cell) if name in ("epoch", "step") else float(cell) for name, cell in cells.items() if cell}
+    return {**row, "epoch": row["epoch"]}
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -14,6 +14,17 @@ from lightbed.tasks.base import Task
 from lightbed.tasks.segmenter import Segmenter
 from lightbed.transforms.preprocess import Preprocess
 
+# What a checkpoint's config must say for its model to be used, those before their parts
+_NEEDED: dict[str, Any] = {
+    **dict.fromkeys(("model", "task", "data", "trainer", "paths"), dict),
+    "threads": int,
+    "task.metrics": dict | None,
+    "trainer.precision": str | int,
+    "trainer.deterministic": bool | str | None,
+    "trainer.benchmark": bool | None,
+    "data.batch_size": int,
+    "data.num_workers": int,
+}
 _LONGEST = 150  # characters of each kind of difference that a message names
 
 
@@ -66,7 +77,9 @@ def load_run(run: str | Path, *, trust: bool = False) -> Loaded:
         check_targets({key: config[key] for key in ("model", "task")}, str(path))
     try:
         preprocess = Preprocess(**card["preprocess"])
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} says of its preprocessing what this Lightbed does not know ({error})") from error
     task = make_task(config, card["classes"], preprocess, training=False)
     kind = type(task).__name__.lower()
@@ -101,10 +114,18 @@ def read_config(text: Any, path: Path) -> Config:
         config = json.loads(text)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its config cannot be read ({error})") from error
-    needed = ("model", "task", "data", "trainer", "paths", "threads")
-    missing = [name for name in needed if not isinstance(config, dict) or name not in config]
+    missing = [key for key in _NEEDED if "." not in key and (not isinstance(config, dict) or key not in config)]
     if missing:
         raise UserError(f"{path}: its config lacks {', '.join(missing)}")
+    for key, kind in _NEEDED.items():
+        *nodes, last = key.split(".")
+        node = config
+        for name in nodes:
+            node = node[name]
+        if last not in node:
+            raise UserError(f"{path}: its config lacks {key}")
+        if not isinstance(node[last], kind):
+            raise UserError(f"{path}: its config has {key}={str(node[last])[:50]}")
     return config  # type: ignore[no-any-return]
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.table import Table
 
-from lightbed.errors import RunError
+from lightbed.errors import RunError, printable
+from lightbed.terminal import Plain
 
 _log = logging.getLogger("lightbed")
 # what Lightning says of things that are meant to be so, and torch of Lightning
@@ -93,6 +93,7 @@ def tell(text: str) -> None:
     Raises:
         RunError: the output goes into a file, and its disk is full.
     """
+    text = printable(text)
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -104,7 +105,7 @@ def tell(text: str) -> None:
 
 def show(table: Table) -> None:
     """A table to the terminal and, as plain text, to log.txt."""
-    Console().print(table)
+    Plain().print(table)
     lines = StringIO()
-    Console(width=100, file=lines, color_system=None).print(table)
+    Plain(width=100, file=lines, color_system=None).print(table)
     _log.info("\n%s", lines.getvalue().rstrip())

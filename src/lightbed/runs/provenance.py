@@ -5,11 +5,15 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lightbed.sweeps import imports
+from lightbed.sweeps.code import closure, named
 
 PACKAGES = ("lightbed", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "pillow")
 _VARIABLES = (
@@ -86,3 +90,23 @@ def code_digest() -> str:
     for path in sorted(home.rglob("*.py")):
         digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def own_modules(config: Any) -> dict[str, str]:
+    """sha256 of each module of the user's own that a config names, and of those that it imports, as they run here.
+
+    A checkout's commit and difference do not say it where they lie outside it.
+    """
+    frozen, found = imports.used(), {}
+    for name, file in sorted(closure(named(config)).items()):
+        copied = frozen.modules.get(name) if frozen else None
+        text = frozen.folder / imports.OWN / copied["copy"] if frozen and copied else file
+        with suppress(OSError):  # gone meanwhile: what imports it tells
+            found[name] = hashlib.sha256(text.read_bytes()).hexdigest()
+    return found
+
+
+def changed_modules(then: Mapping[str, str] | None, now: Mapping[str, str] | None) -> list[str]:
+    """Names of modules whose text is another one, of what `own_modules` said; those of one side alone are none."""
+    then, now = then or {}, now or {}
+    return [name for name in then if name in now and then[name] != now[name]]

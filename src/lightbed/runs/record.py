@@ -26,7 +26,7 @@ from lightbed.runs.checkpoint import sync_folder
 from lightbed.runs.git import git_state
 from lightbed.runs.log import close_log, leave_out_no_news, open_log
 from lightbed.runs.peak import begin_peak, peak_memory
-from lightbed.runs.provenance import code_digest, hardware, packages, variables, versions
+from lightbed.runs.provenance import code_digest, hardware, own_modules, packages, variables, versions
 from lightbed.runs.signals import Stop
 from lightbed.sweeps import imports
 
@@ -92,6 +92,7 @@ class Record:
             "variables": variables(),
             "git": git,
             "code": code_digest(),
+            **({"modules": own} if (own := own_modules(config)) else {}),
             **more,
         }
         self.write()
@@ -109,6 +110,9 @@ class Record:
         if frozen := imports.used():
             more = {**more, "frozen_code": frozen.folder.name}
         return cls(folder, command_line(), list(hydra.overrides.task), config, kind, choices=choices, **more)
+
+    def begin(self) -> None:
+        """Told when data and network are there and the training begins."""
 
     def write(self, **changes: Any) -> None:
         """Change and save run.json."""

@@ -1,6 +1,5 @@
 """A run that goes on in its own folder: with which configuration, and what has changed since."""
 
-import json
 import logging
 import os
 import platform
@@ -11,15 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from lightbed.build import Config
 from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
+from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import load_weights, moved
-from lightbed.runs.provenance import code_digest, hardware, versions
+from lightbed.runs.places import safe_caches
+from lightbed.runs.provenance import changed_modules, code_digest, hardware, own_modules, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
 from lightbed.runs.trust import check_config, check_links
 from lightbed.sweeps import imports
@@ -50,9 +50,12 @@ class Resumed(Record):
         self.folder, self.started = folder, time.monotonic()
         self.log: logging.Handler | None = None
         self.writes = getattr(rank_zero_only, "rank", 0) == 0
-        self.content = read_record(folder)
+        self.former: dict[str, Any] | None = training_record(folder)
+        self.content = {"versions": versions(), **self.former}
         earlier = self.content.get("resumed", [])
         now = {"threads": config["threads"], "versions": versions(), "hardware": hardware(), **self._code(len(earlier))}
+        if own := own_modules(config):
+            now["modules"] = own
         then = {key: self.content.get(key) for key in now}
         for entry in earlier:
             then |= {key: entry[key] for key in now if key in entry}
@@ -66,6 +69,15 @@ class Resumed(Record):
             process={"host": platform.node(), "pid": os.getpid()},
             resumed=[*earlier, {"start": start, "command": command_line(), "step": step, **changed}],
         )
+
+    def begin(self) -> None:
+        self.former = None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, UserError) and self.former is not None:
+            self.content = {}
+            self.write(**self.former)  # it did not go on: a finished run stays one
 
     def _code(self, count: int) -> dict[str, Any]:
         """The code that the run goes on with, as it did `count` times before; what is not committed is kept.
@@ -82,19 +94,16 @@ class Resumed(Record):
         return {"git": git, "code": code_digest(), **({"frozen_code": frozen.folder.name} if frozen else {})}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What run.json says.
+def training_record(folder: Path) -> dict[str, Any]:
+    """What run.json says of a training.
 
     Raises:
         UserError: it is damaged, or of another command than train.
     """
-    try:
-        content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'run.json'} cannot be read: {error}") from error
+    content = read_record(folder)
     if content.get("kind", "train") != "train":
         raise UserError(f"resume={folder} is of lightbed {content['kind']}; only a training goes on")
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
@@ -108,14 +117,12 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
     Raises:
         UserError: they contradict the run's own, its files are damaged, name a class that is not trusted, or are links.
     """
-    try:
-        config: Config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        given = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"the run's own configuration in {folder} cannot be read: {error}") from error
+    config: Config = read_config(folder)
+    given = read_overrides(folder)
     if not cfg.trust:
         check_config(config, str(folder / "config.yaml"))
         check_links(folder)
+        config = safe_caches(config, str(cfg.paths.cache))
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key in _OF_RUN:
@@ -188,6 +195,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} {new.get(key) or 'none'} (was {old[key] or 'none'})")
     if then.get("code") not in (None, now.get("code")):
         found.append("other code of Lightbed")
+    if others := changed_modules(then.get("modules"), now.get("modules")):
+        found.append(f"other code in {', '.join(others)}")
     if then.get("threads") not in (None, now["threads"]):
         found.append(f"threads {now['threads']} (was {then['threads']})")
     return found
@@ -216,7 +225,7 @@ def alone(folder: Path) -> Iterator[None]:
             if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 raise BlockingIOError  # it was deleted just now by who had it, and another process may have a new one
         except BlockingIOError as error:
-            process = read_record(folder).get("process", {})
+            process = training_record(folder).get("process", {})
             where = f"process {process.get('pid')} on {process.get('host')}"
             raise UserError(f"{folder} is still going on ({where}): stop that first") from error
         except (ImportError, OSError):  # a file system without locks

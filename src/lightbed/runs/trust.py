@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,6 +25,7 @@ _HOMES = (
     *(f"torchmetrics.{part}" for part in ("classification", "segmentation", "detection", "aggregation", "regression")),
 )
 _KEYS = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_ADDRESS = re.compile(r"://|^[\s<]*(url:)?(file|ftp|https?|data):\S", re.IGNORECASE)  # what urllib opens
 HOW = "trust=true runs it all the same, if you trust the file's author"
 
 
@@ -46,7 +48,7 @@ def check_targets(config: Any, origin: str, classes: tuple[type, ...] = _CLASSES
         if isinstance(node, str):
             if "${" in node:
                 raise UserError(f"{place} holds an interpolation; {HOW}")
-            if "://" in node:  # data.url and the like
+            if _ADDRESS.search(node):  # data.url and the like
                 raise UserError(f"{place} holds an address that would be reached; {HOW}")
             continue
         for key in node:

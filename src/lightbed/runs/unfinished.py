@@ -34,6 +34,25 @@ def restore_metrics(task: nn.Module, states: Mapping[str, Mapping[str, Any]]) ->
             metric._update_count, metric._computed = states[name]["updates"], None
 
 
+def metric_memory(task: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """What metrics of all stages remember beyond an epoch in attributes that are no states, as MinMaxMetric does."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, part in task.named_modules():
+        if isinstance(part, Metric):
+            own = {key: value for key, value in vars(part).items() if isinstance(value, Tensor)}
+            kept = {key: value for key, value in own.items() if key not in part._defaults and key[0] != "_"}
+            if kept:
+                found[name] = {key: _copied(value, torch.device("cpu")) for key, value in kept.items()}
+    return found
+
+
+def restore_memory(task: nn.Module, memory: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Put what `metric_memory` found back."""
+    for name, part in task.named_modules():
+        for key, value in memory.get(name, {}).items():
+            setattr(part, key, _copied(value, getattr(part, key).device))
+
+
 def _metrics(task: nn.Module) -> Iterator[tuple[str, Metric]]:
     for part in task.modules():
         if isinstance(part, MetricCollection):
