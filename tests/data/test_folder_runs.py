@@ -1,9 +1,10 @@
 """`lightbed train data=image_folder` from the command line."""
 
 import json
-import os
+from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
 import fakes
 from lightbed.cli import main
@@ -44,17 +45,22 @@ def test_a_broken_file_ends_it_in_one_line(train, tmp_path, capsys):
     assert lines == [f"lightbed: {told}"]
 
 
-def test_a_file_that_breaks_while_workers_read(train, tmp_path, capsys, monkeypatch):
-    """The check at the start is remembered by size and time, so a file spoilt under both is met by a worker."""
+class Spoil(Callback):
+    """Overwrites a file when the data has been looked at and the training begins."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_fit_start(self, trainer, pl_module):
+        self.path.write_bytes(b"\0" * 100)
+
+
+def test_a_file_that_breaks_while_workers_read(train, tmp_path, capsys):
     root = fakes.image_folder(tmp_path / "photos")
-    stream = ["data.cache=false", "data.num_workers=2"]
-    assert train(*stream, "hydra.run.dir=" + str(tmp_path / "first")) == 0
     path = root / "pear" / "pear_003.png"
-    state = path.stat()
-    path.write_bytes(b"\0" * state.st_size)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    capsys.readouterr()
-    assert train(*stream, "data.test_fraction=0", "data.val_fraction=0.2", "test=last") == 2
+    spoil = [f"+callbacks.spoil._target_={__name__}.Spoil", f"+callbacks.spoil.path={path}"]
+    stream = ["data.cache=false", "data.num_workers=2", "data.test_fraction=0", "data.val_fraction=0.2", "test=last"]
+    assert train(*stream, *spoil) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1] == f"lightbed: {path} is no image that can be read"
     assert not any("Traceback" in line for line in lines)
