@@ -134,6 +134,7 @@ def test_a_good_run_is_reported_and_leaves_nothing(capfd, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("late")
 def test_the_estimate_is_near_the_real_time(capfd):
     words = ["model=custom", "model._target_=late.Slow", "trainer.max_epochs=1000", "data.batch_size=16"]

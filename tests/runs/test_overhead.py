@@ -76,6 +76,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux is meant")
 def test_kept_memory_is_not_paid_for_again(tmp_path):
     faults = {}

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import fakes
 from exact import WORDS
 from lightbed.cli import main
-from lightbed.runs.places import absolute, safe_caches
+from lightbed.errors import UserError
+from lightbed.runs.places import absolute, check_download, safe_caches
 
 FOLDER = {"_target_": "lightbed.data.folder.ImageFolder", "resize": "stretch", "image_size": 8}
 
@@ -84,3 +86,37 @@ def test_a_run_goes_on_from_any_folder(
     outputs = f"paths.outputs={tmp_path}"
     assert main(["test", f"run={folder / 'checkpoints' / 'last.ckpt'}", outputs, "callbacks.pictures=null"]) == 0
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_file_chooses_no_new_folder_to_download_to(tmp_path: Path) -> None:
+    cifar = {"_target_": "lightbed.data.cifar.CIFAR10", "root": str(tmp_path / "planted")}  # without url: its default
+    for data in (cifar, {"_target_": "mine.Data", "source": cifar}):
+        with pytest.raises(UserError, match=r"run\.ckpt: its data\.root=.*planted is not there"):
+            check_download(data, str(tmp_path / "sets"), "run.ckpt")
+    check_download(cifar, str(tmp_path), "run.ckpt")  # below this machine's own
+    check_download({**FOLDER, "root": str(tmp_path / "planted")}, "sets", "run.ckpt")  # never downloaded
+    (tmp_path / "planted").mkdir()
+    check_download(cifar, "sets", "run.ckpt")
+
+
+@pytest.mark.parametrize("command", ["train", "rerun", "test"])
+def test_no_command_downloads_to_a_folder_that_a_file_names(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    words = [word for word in WORDS if not word.startswith("model")]
+    words += ["model=cnn", "trainer.max_epochs=1", f"hydra.run.dir={folder}", f"paths.outputs={tmp_path}"]
+    assert main(["train", *words]) == 0
+    own = yaml.safe_load((folder / "config.yaml").read_text())
+    planted = {**own["data"], "_target_": "lightbed.data.cifar.CIFAR10", "root": str(tmp_path / "planted")}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**own, "data": planted}))
+    last = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["lightbed"]["config_json"] = json.dumps({**own, "data": planted})
+    torch.save(content, last)
+    capfd.readouterr()
+    given = [f"resume={folder}"] if command == "train" else [f"run={last if command == 'test' else folder}"]
+    assert main([command, *given]) == 2
+    assert "planted is not there, and a file may not choose" in capfd.readouterr().err
+    assert not (tmp_path / "planted").exists()

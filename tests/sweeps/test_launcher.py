@@ -83,6 +83,7 @@ def jobs(folder: Path) -> dict[str, dict]:
     return {job["folder"]: job for job in json.loads((folder / "sweep.json").read_text())["jobs"]}
 
 
+@pytest.mark.slow
 def test_four_gpus_and_twelve_jobs_of_which_some_fail(
     probe: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import moved
 from lightbed.runs.log import say
 from lightbed.runs.memory import with_sizes
-from lightbed.runs.places import with_caches
+from lightbed.runs.places import check_download, with_caches
 from lightbed.runs.record import Record, command_line, point_latest
 from lightbed.runs.results import near
 from lightbed.runs.trust import check_config
@@ -36,6 +36,8 @@ def rerun(cfg: DictConfig) -> None:
     if not command["trust"]:
         check_config(old, str(folder / "config.yaml"))
     config = first_settings(placed(old, command), then)
+    if not command["trust"]:
+        check_download(config["data"], str(command["paths"]["data"]), str(folder / "config.yaml"))
     for file in sorted((folder / "checkpoints").glob("*.ckpt")):
         read_checkpoint(file)  # what cannot be compared is told before the training and not after it
     job = HydraConfig.get()

@@ -17,6 +17,7 @@ from lightbed.figures import spelt
 from lightbed.runs.device import accelerator
 from lightbed.runs.load import Loaded, load_run, own_data
 from lightbed.runs.log import say
+from lightbed.runs.places import check_download
 from lightbed.runs.record import Record, write_text
 from lightbed.runs.results import near, show_results
 from lightbed.runs.settings import check_counts
@@ -71,6 +72,8 @@ def data_config(config: build.Config, loaded: Loaded, words: list[str]) -> build
         elsewhere = "paths.data" in given or "LIGHTBED_DATA" in os.environ
         names = ("cache", "data") if elsewhere else ("cache",)
         data = own_data(loaded, {name: config["paths"][name] for name in names}, trust=config["trust"])
+        if not config["trust"]:
+            check_download(data, str(config["paths"]["data"]), str(loaded.checkpoint))
     else:
         data = {**config["data"], **as_trained(loaded.task, given)}
     data = build.with_targets(data, loaded.config["task"])

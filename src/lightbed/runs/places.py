@@ -42,11 +42,15 @@ def _is_relative(path: Any) -> bool:
 
 def _paths_of(data: Mapping[str, Any]) -> list[str]:
     """Names of the arguments of the data's class that are paths."""
+    return [name for name, hint in _taken(data).items() if Path in (hint, *typing.get_args(hint))]
+
+
+def _taken(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the data's class with their types."""
     try:
-        taken = hints(locate(data.get("_target_"), "data._target_"))
+        return hints(locate(data.get("_target_"), "data._target_"))
     except UserError:  # told when it is made
-        return []
-    return [name for name, hint in taken.items() if Path in (hint, *typing.get_args(hint))]
+        return {}
 
 
 def safe_caches(config: Mapping[str, Any], own: str) -> dict[str, Any]:
@@ -63,6 +67,30 @@ def safe_caches(config: Mapping[str, Any], own: str) -> dict[str, Any]:
 
     paths = {**config["paths"], "cache": safe(str(config["paths"].get("cache")))}
     return {**config, "paths": paths, **{name: with_caches(config[name], safe) for name in ("data", "model")}}
+
+
+def check_download(data: Mapping[str, Any], own: str, origin: str) -> None:
+    """Refuse a new folder that a file names for a data set to be downloaded to, but below this machine's `paths.data`.
+
+    Args:
+        data: a config of data.
+        own: this machine's `paths.data`.
+        origin: the file.
+
+    Raises:
+        UserError: it names one.
+    """
+    for inner in data.values():
+        if isinstance(inner, Mapping):
+            check_download(inner, own, origin)
+    if not isinstance(data.get("root"), str) or "url" not in _taken(data):
+        return  # nothing is ever downloaded
+    root = Path(data["root"]).expanduser()
+    if not root.is_dir() and Path(own).expanduser().resolve() not in root.resolve().parents:
+        raise UserError(
+            f"{origin}: its data.root={root} is not there, and a file may not choose where data is downloaded to: say "
+            "where it is, or is to be, by paths.data=FOLDER, or give trust=true"
+        )
 
 
 def with_caches(node: Any, place: Callable[[str], str]) -> Any:

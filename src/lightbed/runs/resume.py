@@ -18,7 +18,7 @@ from lightbed.errors import UserError
 from lightbed.runs.checkpoint import read_checkpoint
 from lightbed.runs.files import read_config, read_overrides, read_record
 from lightbed.runs.load import load_weights, moved
-from lightbed.runs.places import safe_caches
+from lightbed.runs.places import check_download, safe_caches
 from lightbed.runs.provenance import changed_modules, code_digest, hardware, own_modules, versions
 from lightbed.runs.record import Record, code_state, command_line, writing
 from lightbed.runs.trust import check_config, check_links
@@ -135,6 +135,8 @@ def own_config(folder: Path, cfg: DictConfig, words: Sequence[str]) -> Config:
                 "can change; without resume it is a new run"
             )
         config = _changed(config, key, OmegaConf.to_container(cfg, resolve=True))
+    if not cfg.trust:
+        check_download(config["data"], str(cfg.paths.data), str(folder / "config.yaml"))
     return config
 
 
