@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
-import yaml
 from lightning.pytorch import Callback
 
 from lightbed import build
@@ -95,7 +94,6 @@ def make_board(config: build.Config, record: Record, since: int | None) -> Board
     """TensorBoard's event files of the run, with its hyperparameters where it is a new one."""
     board = Board(record.folder, since)
     if since is None:
-        words = yaml.safe_load((record.folder / "overrides.yaml").read_text(encoding="utf-8"))
         monitored = config["task"]["monitor"].partition("/")[2]
-        board.begin(parameters(config, record.content.get("choices", {}), words), monitored)
+        board.begin(parameters(config, record.content.get("choices", {}), record.overrides), monitored)
     return board

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightbed.errors import RunError, UserError
 from lightbed.runs import processes
+from lightbed.runs.record import Record
 from lightbed.runs.signals import Stop
+from lightbed.trainer import make_loggers
 
 LOST = RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
 
@@ -71,6 +74,7 @@ def record(folder: Path, *, first: bool) -> Any:
     """What stands for a run's record in one of its processes."""
     if first:
         (folder / "run.json").write_text(json.dumps({"status": "running"}))
+        (folder / ".lock").touch()
     notes: list[str] = []
     return SimpleNamespace(folder=folder, writes=first, note=notes.append, notes=notes)
 
@@ -82,6 +86,7 @@ def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(processes, "_end_with", lambda parent: None)
     monkeypatch.setattr(processes, "_SETTLING", 0.0)
     monkeypatch.setattr(processes, "_GRACE", 0.3)
+    monkeypatch.setattr(processes, "_BEGINNING", 0.5)
 
     def fail(error: BaseException) -> Any:
         monkeypatch.setattr(rank_zero_only, "rank", 1)
@@ -111,6 +116,31 @@ def test_the_first_process_says_what_the_second_one_had(tmp_path: Path, second: 
     assert run.second.code == 0, "Lightning kills the first process where another one ends otherwise"
     assert "ValueError: shapes" in run.notes[0]
     assert not list(tmp_path.glob(".fault*"))
+
+
+def test_a_second_process_that_fails_before_the_first_has_begun_waits_for_it(tmp_path: Path, second: Any) -> None:
+    def begin() -> None:
+        record(tmp_path, first=True)
+
+    slow = threading.Timer(0.2, begin)
+    slow.start()
+    assert second(ValueError("early")).code == 0
+    slow.join()
+    (note,) = tmp_path.glob(".fault*")
+    assert "ValueError: early" in note.read_text()
+
+
+def test_where_the_first_process_never_begins_the_second_one_ends_with_1(tmp_path: Path, second: Any) -> None:
+    assert second(ValueError("early")).code == 1
+
+
+def test_a_further_process_needs_no_file_of_the_first_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    run = Record(tmp_path / "run", ["train"], ["model=cnn"], {})
+    config: dict[str, Any] = {"task": {"monitor": "val/loss"}, "trainer": {"max_epochs": 1}, "seed": 0}
+    config |= {"logger": {"tensorboard": True}, "optimizer": {"lr": 0.1}, "data": {"batch_size": 8}}
+    make_loggers(config, run, None, [])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_of_the_user_stays_one(tmp_path: Path, second: Any) -> None:

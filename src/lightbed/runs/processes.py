@@ -26,6 +26,7 @@ from lightbed.runs.signals import Stop
 
 _OFTEN = 0.2  # seconds between two looks
 _SETTLING = 1.0  # seconds in which a process that ended with an error may leave its note
+_BEGINNING = 60.0  # seconds in which the first process may begin its run
 _GRACE = 10.0  # seconds in which a process that waits for one that is gone may notice it by itself
 _LOST = (  # what torch says where another process is gone
     "closed by peer",
@@ -109,7 +110,7 @@ def noted(record: Record) -> Iterator[None]:
             raise
         if not left:
             print(f"lightbed: {text}", file=sys.stderr, flush=True)
-        raise SystemExit(0 if started_by_lightning else 1) from error
+        raise SystemExit(0 if started_by_lightning and left else 1) from error
 
 
 @contextmanager
@@ -257,12 +258,23 @@ def _read_notes(folder: Path) -> list[Fault]:
 
 
 def _leave(folder: Path, rank: int, fault: Fault) -> bool:
-    """Write the note, unless the first process has said its own fault already; False where that is impossible."""
-    with suppress(OSError, ValueError, RunError):
-        told = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("status")
-        if told == "running":
+    """Write the note, unless the first process has said its own fault already; False where that is impossible.
+
+    Without Lightning's launcher the first process may be slower than this one, and its run still to begin.
+    """
+    end = time.monotonic() + _BEGINNING
+    while True:
+        status = None
+        with suppress(OSError, ValueError):
+            status = json.loads((folder / "run.json").read_text(encoding="utf-8")).get("status")
+        begun = status == "running" and (folder / ".lock").exists()
+        if begun or status not in (None, "running") or time.monotonic() > end:
+            break
+        time.sleep(_OFTEN)
+    with suppress(OSError, RunError):
+        if status == "running":
             write_text(folder / f".fault.{rank}.json", json.dumps(fault._asdict()))
-        return True
+        return status is not None
     return False
 
 

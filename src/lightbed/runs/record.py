@@ -58,7 +58,7 @@ class Record:
         kind: str = "train",
         **more: Any,
     ) -> None:
-        self.folder = folder
+        self.folder, self.overrides = folder, overrides
         self.started = time.monotonic()
         self.log: logging.Handler | None = None
         self.content: dict[str, Any] = {"versions": versions()}
