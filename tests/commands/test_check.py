@@ -293,6 +293,7 @@ def test_boxes_and_pixels_are_checked_alike(capfd):
     assert re.search(r"[\d.]+% \(\w+\) to [\d.]+% \(background\) pixels a class", shown)
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_multirun_are_checked_one_after_the_other(capfd):
     shown, errors = check(capfd, *QUICK, "-m", "trainer.gradient_clip_val=1,-1", code=2)
     assert "job        trainer.gradient_clip_val=1" in shown

@@ -162,6 +162,9 @@ def test_many_files_are_quick_on_second_use(tmp_path):
         path.touch()
     time.sleep(0.15)
     fingerprint(paths, tmp_path / "cache")
-    start = time.process_time()
-    fingerprint(paths, tmp_path / "cache")
-    assert time.process_time() - start < 0.25  # half a second for 10,000
+    taken = []
+    for _ in range(3):  # the collector of garbage may fall into one, and has the objects of all tests to look at
+        start = time.thread_time()
+        fingerprint(paths, tmp_path / "cache")
+        taken.append(time.thread_time() - start)
+    assert min(taken) < 0.25  # half a second for 10,000

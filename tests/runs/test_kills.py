@@ -25,6 +25,7 @@ def command(*words: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     words = [*WORDS, "augment=torchvision_v2", "data.num_workers=2", "callbacks.checkpoint.every_n_steps=3"]
     assert main(["train", *words, f"hydra.run.dir={tmp_path / 'whole'}", f"paths.outputs={tmp_path}"]) == 0

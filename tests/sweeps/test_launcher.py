@@ -198,6 +198,7 @@ def test_faults_are_told_before_anything_runs(
     assert not (tmp_path / "seen").exists()
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_the_others(probe: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In new Pythons, for the probe starts a thread where it is imported, which no fork would survive."""
     thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
